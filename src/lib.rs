@@ -1,1 +1,8 @@
-pub fn x(){}
+//! kmsfs: an encrypted directory in which every file is its own envelope.
+//!
+//! The layers, lowest first; a layer names only layers below it (docs/architecture.md):
+//! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `cli`.
+
+pub mod crypto;
+pub mod kms;
+pub mod volume;

@@ -1,0 +1,32 @@
+//! Every label that separates two uses of a key. Changing one changes the format.
+
+/// Subkeys of the volume key: HKDF info = label, salt = volume id.
+pub const VOLUME_NAMES: &[u8] = b"kmsfs/1 names";
+/// Encrypts symbolic link targets.
+pub const VOLUME_SYMLINKS: &[u8] = b"kmsfs/1 symlink targets";
+/// Encrypts the names of extended attributes.
+pub const VOLUME_XATTR_NAMES: &[u8] = b"kmsfs/1 xattr names";
+/// Pseudorandom key from which each owner's xattr value key is expanded.
+pub const VOLUME_XATTR_VALUES: &[u8] = b"kmsfs/1 xattr values";
+/// Authenticates the descriptor.
+pub const VOLUME_DESCRIPTOR: &[u8] = b"kmsfs/1 descriptor";
+/// Authenticates the epoch marker.
+pub const VOLUME_EPOCH: &[u8] = b"kmsfs/1 epoch";
+/// The salt of every file's keys.
+pub const VOLUME_FILE_SALT: &[u8] = b"kmsfs/1 file salt";
+
+/// Subkeys of a file's data key: HKDF info = label, volume id, file id (and generation).
+pub const FILE_CONTENT: &[u8] = b"kmsfs/1 content";
+/// Authenticates page 0.
+pub const FILE_HEADER: &[u8] = b"kmsfs/1 header";
+/// Commits to the data key.
+pub const FILE_COMMITMENT: &[u8] = b"kmsfs/1 commitment";
+
+/// Key service: per-call key of a ciphertext blob (SP 800-108 fixed input = label, salt).
+pub const KMS_CIPHERTEXT: &[u8] = b"kmsfs/1 kms ciphertext";
+/// Key service: rows of key material under the root key.
+pub const KMS_MATERIAL: &[u8] = b"kmsfs/1 kms material";
+/// Key service: the root key under a passphrase.
+pub const KMS_ROOT: &[u8] = b"kmsfs/1 kms root";
+/// Audit log: authenticates the signed head.
+pub const AUDIT_HEAD: &[u8] = b"kmsfs/1 audit head";

@@ -1,0 +1,70 @@
+//! The key service's errors, under the names AWS KMS gives them.
+
+/// State of a KMS key, as DescribeKey reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum KeyState {
+    /// Usable.
+    Enabled,
+    /// Switched off by DisableKey.
+    Disabled,
+    /// Inside the waiting period of ScheduleKeyDeletion.
+    PendingDeletion,
+    /// Origin EXTERNAL and without material.
+    PendingImport,
+}
+
+/// The kind of an error: what a program decides by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KmsErrorKind {
+    /// AccessDeniedException.
+    AccessDenied,
+    /// AlreadyExistsException.
+    AlreadyExists,
+    /// DependencyTimeoutException: the key service or its store is out of reach.
+    DependencyTimeout,
+    /// DisabledException.
+    Disabled,
+    /// IncorrectKeyException.
+    IncorrectKey,
+    /// InvalidAliasNameException.
+    InvalidAliasName,
+    /// InvalidArnException.
+    InvalidArn,
+    /// InvalidCiphertextException.
+    InvalidCiphertext,
+    /// InvalidKeyUsageException.
+    InvalidKeyUsage,
+    /// InvalidMarkerException.
+    InvalidMarker,
+    /// KMSInternalException: a damaged or unreadable store.
+    Internal,
+    /// KMSInvalidStateException, with the state that refused.
+    InvalidState(KeyState),
+    /// LimitExceededException.
+    LimitExceeded,
+    /// MalformedPolicyDocumentException.
+    MalformedPolicyDocument,
+    /// NotFoundException.
+    NotFound,
+    /// UnsupportedOperationException.
+    UnsupportedOperation,
+    /// ValidationException.
+    Validation,
+}
+
+/// An answer of the key service that is not the wished one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct KmsError {
+    /// What a program decides by.
+    pub kind: KmsErrorKind,
+    /// AWS's wording where AWS has one; never key material or plaintext.
+    pub message: String,
+}
+
+impl KmsError {
+    /// An error of this kind and text.
+    pub fn new(kind: KmsErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the layers above need of a key service, whichever it is.
+
+use std::collections::BTreeMap;
+
+use super::{KeyState, KmsError};
+use crate::crypto::SecretVec;
+
+/// Pairs that are authenticated with a ciphertext and written to the log in the clear.
+pub type EncryptionContext = BTreeMap<String, String>;
+
+/// Answer of GenerateDataKey.
+pub struct DataKey {
+    /// ARN of the KMS key.
+    pub key_arn: String,
+    /// The wrapped key.
+    pub ciphertext: Vec<u8>,
+    /// The key itself.
+    pub plaintext: SecretVec,
+}
+
+/// Answer of Encrypt.
+pub struct Encrypted {
+    /// ARN of the KMS key.
+    pub key_arn: String,
+    /// CiphertextBlob.
+    pub ciphertext: Vec<u8>,
+}
+
+/// Answer of Decrypt.
+pub struct Decrypted {
+    /// ARN of the KMS key.
+    pub key_arn: String,
+    /// 64 hex digits; None where a service does not tell.
+    pub key_material_id: Option<String>,
+    /// The plaintext.
+    pub plaintext: SecretVec,
+}
+
+/// Answer of ReEncrypt.
+pub struct ReEncrypted {
+    /// ARN of the KMS key it was under.
+    pub source_key_arn: String,
+    /// ARN of the KMS key it is under now.
+    pub key_arn: String,
+    /// The new CiphertextBlob.
+    pub ciphertext: Vec<u8>,
+}
+
+/// The part of DescribeKey's answer that decides something here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyMetadata {
+    /// ARN of the KMS key, also where an alias was asked for.
+    pub key_arn: String,
+    /// Its region.
+    pub region: String,
+    /// Its state.
+    pub state: KeyState,
+}
+
+/// The five operations an encrypted filesystem needs, under their KMS names. `key_id` is a key id, key
+/// ARN, alias name or alias ARN. The embedded [`Session`](super::Session) and a remote KMS implement it.
+pub trait KeyService: Send + Sync {
+    /// GenerateDataKey of 32 bytes.
+    fn generate_data_key(&self, key_id: &str, context: &EncryptionContext) -> Result<DataKey, KmsError>;
+
+    /// Encrypt, 1 to 4096 bytes.
+    fn encrypt(
+        &self,
+        key_id: &str,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Encrypted, KmsError>;
+
+    /// Decrypt; with `key_id` only under that key.
+    fn decrypt(
+        &self,
+        key_id: Option<&str>,
+        ciphertext: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<Decrypted, KmsError>;
+
+    /// ReEncrypt under another key or context; the plaintext never leaves the service.
+    fn re_encrypt(
+        &self,
+        ciphertext: &[u8],
+        source_context: &EncryptionContext,
+        destination_key_id: &str,
+        destination_context: &EncryptionContext,
+    ) -> Result<ReEncrypted, KmsError>;
+
+    /// DescribeKey.
+    fn describe_key(&self, key_id: &str) -> Result<KeyMetadata, KmsError>;
+}
+
+/// Something that happened to a file and is recorded beside the key service's own events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileEvent {
+    /// An open inside a live lease: decided locally, without a key service call.
+    OpenFile {
+        /// Hex.
+        volume_id: String,
+        /// Hex.
+        file_id: String,
+        /// KMS key that wraps the file's data key.
+        key_arn: String,
+        /// Who opened, on this machine.
+        uid: u32,
+    },
+    /// A read-write mount began its epoch.
+    MountVolume {
+        /// Hex.
+        volume_id: String,
+        /// The number of the epoch.
+        epoch: u64,
+    },
+    /// The volume was unmounted cleanly.
+    UnmountVolume {
+        /// Hex.
+        volume_id: String,
+        /// The number of the epoch.
+        epoch: u64,
+    },
+    /// A file of an unclean epoch was mended.
+    MendFile {
+        /// Hex.
+        volume_id: String,
+        /// Hex.
+        file_id: String,
+        /// Size that the header gave.
+        size_before: u64,
+        /// Size that the authenticated content gives.
+        size_after: u64,
+    },
+    /// Damage was met.
+    DamagedFile {
+        /// Hex.
+        volume_id: String,
+        /// Hex, if the header could be read.
+        file_id: Option<String>,
+        /// What did not fit.
+        what: String,
+    },
+}
+
+/// The log that an embedded key service offers beside the five operations, and the number by which a
+/// holder of decisions sees that they may no longer hold.
+pub trait Ledger: Send + Sync {
+    /// Grows with every change of a key, policy, grant or identity, by whichever process. Cheap enough to
+    /// ask at every open. None if the service has no such number (a remote one).
+    fn generation(&self) -> Result<Option<u64>, KmsError>;
+
+    /// Records an event. It reaches the log's store within a second, or before the answer if `sync`.
+    fn record(&self, event: FileEvent, sync: bool) -> Result<(), KmsError>;
+}
