@@ -209,6 +209,7 @@ pub trait Dir: Send + Sync {
     fn lock(&self, name: &[u8], exclusive: bool) -> io::Result<Box<dyn Send + Sync>>;
 }
 
+#[expect(clippy::len_without_is_empty, reason = "is_empty would be one more call to fstat")]
 /// A regular file of the backing filesystem, held open. Offsets and lengths in bytes.
 pub trait BackingFile: Send + Sync {
     /// st_size.
