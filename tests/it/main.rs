@@ -1,2 +1,3 @@
-#[test]
-fn t() {}
+//! Tests from outside: each module drives the library or the program as a user would.
+
+mod tidy;
