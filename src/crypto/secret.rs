@@ -5,7 +5,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::CryptoError;
 
 /// `N` secret bytes. No `Debug`, no `Display`, constant-time equality only through
-/// [`super::mac::equal`]. Key roles are newtypes around it (see [`crate::secret_newtype`]).
+/// [`super::mac::equal`]. Key roles are newtypes around it (see `secret_newtype!`).
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret<const N: usize>(Box<[u8; N]>);
 
@@ -70,7 +70,7 @@ impl SecretVec {
 }
 
 /// Declares a newtype for one role of key, so that two roles cannot be confused.
-#[macro_export]
+
 macro_rules! secret_newtype {
     ($(#[$doc:meta])* $name:ident, $len:expr) => {
         $(#[$doc])*
@@ -85,3 +85,5 @@ macro_rules! secret_newtype {
         }
     };
 }
+
+pub(crate) use secret_newtype;

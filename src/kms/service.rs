@@ -58,7 +58,7 @@ pub struct KeyMetadata {
 }
 
 /// The five operations an encrypted filesystem needs, under their KMS names. `key_id` is a key id, key
-/// ARN, alias name or alias ARN. The embedded [`Session`](super::Session) and a remote KMS implement it.
+/// ARN, alias name or alias ARN. The embedded service and a remote one implement it.
 pub trait KeyService: Send + Sync {
     /// GenerateDataKey of 32 bytes.
     fn generate_data_key(&self, key_id: &str, context: &EncryptionContext) -> Result<DataKey, KmsError>;

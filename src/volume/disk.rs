@@ -1,6 +1,6 @@
-//! The backing directory, as the volume sees it. [`super::host::HostDir`] is the real one; tests plug
-//! in one that loses power. Names are single components of at most 255 bytes. Errors are the operating
-//! system's ([`std::io::Error`] with a raw OS error).
+//! The backing directory, as the volume sees it, behind traits, so that tests can plug in one that
+//! loses power. Names are single components of at most 255 bytes. Errors are the operating system's
+//! ([`std::io::Error`] with a raw OS error).
 
 use std::any::Any;
 use std::io;

@@ -2,6 +2,7 @@
 //! RustCrypto's algorithms and nothing of kmsfs. What kmsfs writes, this must open; where the two
 //! disagree, the page decides.
 
+mod cross;
 mod file;
 mod handmade;
 mod primitives;

@@ -1,0 +1,281 @@
+//! The keys of a volume and of a file (docs/format.md, "Keys"), leases on file keys, and the pool of data
+//! keys for new files.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::error::Result;
+use super::header::{FileId, WrappedKey};
+use crate::crypto::secret::secret_newtype;
+use crate::crypto::siv::SivKey;
+use crate::crypto::{AeadKey, Secret, kdf, labels, random};
+use crate::kms::{EncryptionContext, KeyService};
+
+/// A volume's id.
+pub type VolumeId = [u8; 16];
+
+secret_newtype! {
+    /// Of a volume: names, targets, attributes, descriptor, epoch marker.
+    VolumeKey, 32
+}
+secret_newtype! {
+    /// Of a file.
+    DataKey, 32
+}
+
+/// Subkeys of the volume key.
+pub struct VolumeKeys {
+    /// The volume.
+    pub id: VolumeId,
+    pub(super) names: SivKey,
+    pub(super) symlinks: SivKey,
+    pub(super) xattr_names: SivKey,
+    pub(super) xattr_values: Secret<32>,
+    pub(super) descriptor: Secret<32>,
+    pub(super) epoch: Secret<32>,
+    file_salt: Secret<32>,
+}
+
+impl VolumeKeys {
+    /// Derives them all.
+    pub fn derive(key: &VolumeKey, id: VolumeId) -> Result<Self> {
+        let siv = |label| kdf::hkdf(key.expose(), &id, &[label]).map(SivKey::new);
+        let mac = |label| kdf::hkdf(key.expose(), &id, &[label]);
+        Ok(Self {
+            id,
+            names: siv(labels::VOLUME_NAMES)?,
+            symlinks: siv(labels::VOLUME_SYMLINKS)?,
+            xattr_names: siv(labels::VOLUME_XATTR_NAMES)?,
+            xattr_values: mac(labels::VOLUME_XATTR_VALUES)?,
+            descriptor: mac(labels::VOLUME_DESCRIPTOR)?,
+            epoch: mac(labels::VOLUME_EPOCH)?,
+            file_salt: mac(labels::VOLUME_FILE_SALT)?,
+        })
+    }
+}
+
+/// Context of a volume key.
+pub fn volume_context(id: &VolumeId) -> EncryptionContext {
+    [("kmsfs:purpose".to_owned(), "volume".to_owned()), ("kmsfs:volume".to_owned(), hex::encode(id))].into()
+}
+
+/// Context of a file's data key. Never a name: contexts are in the log.
+pub fn file_context(volume: &VolumeId, file: &FileId) -> EncryptionContext {
+    [("kmsfs:file".to_owned(), hex::encode(file)), ("kmsfs:volume".to_owned(), hex::encode(volume))].into()
+}
+
+/// Subkeys of a file's data key. Content keys are derived when their generation is first met.
+pub struct FileKeys {
+    data: DataKey,
+    salt: Secret<32>,
+    info: [u8; 33],
+    header: Secret<32>,
+    commitment: [u8; 32],
+    content: RwLock<Vec<(u16, Arc<AeadKey>)>>,
+}
+
+impl FileKeys {
+    /// Derives them.
+    pub fn derive(data: DataKey, volume: &VolumeKeys, file: &FileId) -> Result<Self> {
+        let mut info = [0; 33];
+        info[1..17].copy_from_slice(&volume.id);
+        info[17..].copy_from_slice(file);
+        let salt = volume.file_salt.clone();
+        let header = kdf::hkdf(data.expose(), salt.expose(), &[labels::FILE_HEADER, &info])?;
+        let commitment = kdf::hkdf::<32>(data.expose(), salt.expose(), &[labels::FILE_COMMITMENT, &info])?;
+        let commitment = *commitment.expose();
+        Ok(Self { data, salt, info, header, commitment, content: RwLock::new(Vec::new()) })
+    }
+
+    /// Key of the header's MAC.
+    pub fn header(&self) -> &[u8; 32] {
+        self.header.expose()
+    }
+
+    /// Commits to the data key; public.
+    pub fn commitment(&self) -> &[u8; 32] {
+        &self.commitment
+    }
+
+    /// The content key of a generation.
+    pub fn content(&self, generation: u16) -> Result<Arc<AeadKey>> {
+        let find =
+            |keys: &Vec<(u16, Arc<AeadKey>)>| keys.iter().find(|k| k.0 == generation).map(|k| k.1.clone());
+        if let Some(key) = find(&self.content.read()) {
+            return Ok(key);
+        }
+        let info: [&[u8]; 3] = [labels::FILE_CONTENT, &self.info, &generation.to_le_bytes()];
+        let key = kdf::hkdf::<32>(self.data.expose(), self.salt.expose(), &info)?;
+        let key = Arc::new(AeadKey::new(key.expose())?);
+        let mut keys = self.content.write();
+        if let Some(key) = find(&keys) {
+            return Ok(key);
+        }
+        // A damaged file can name many generations; what is derived again costs only time.
+        if keys.len() >= 16 {
+            keys.remove(0);
+        }
+        keys.push((generation, key.clone()));
+        Ok(key)
+    }
+}
+
+/// Decisions of the key service that still hold: file keys that may be used again without asking.
+pub struct Leases {
+    length: Duration,
+    live: Mutex<HashMap<FileId, (Instant, Arc<FileKeys>)>>,
+}
+
+/// Leases kept at once; the oldest go first.
+const MAX_LEASES: usize = 16 * 1024;
+
+impl Leases {
+    /// Leases of this length.
+    pub fn new(length: Duration) -> Self {
+        Self { length, live: Mutex::new(HashMap::new()) }
+    }
+
+    /// The key of a file whose lease is live.
+    pub fn get(&self, file: &FileId) -> Option<Arc<FileKeys>> {
+        let mut live = self.live.lock();
+        match live.get(file) {
+            Some((until, keys)) if Instant::now() < *until => Some(keys.clone()),
+            Some(_) => {
+                live.remove(file);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Begins a lease.
+    pub fn put(&self, file: FileId, keys: Arc<FileKeys>) {
+        if self.length.is_zero() {
+            return;
+        }
+        let now = Instant::now();
+        let mut live = self.live.lock();
+        if live.len() >= MAX_LEASES {
+            live.retain(|_, (until, _)| now < *until);
+            // Still full: half of them, whichever; a lost lease costs one call.
+            if live.len() >= MAX_LEASES {
+                let mut keep = false;
+                live.retain(|_, _| {
+                    keep = !keep;
+                    keep
+                });
+            }
+        }
+        live.insert(file, (now + self.length, keys));
+    }
+
+    /// Ends all.
+    pub fn clear(&self) {
+        self.live.lock().clear();
+    }
+}
+
+/// A data key made ahead, with the file id its context names.
+pub struct FreshKey {
+    /// Id of the file to be.
+    pub file_id: FileId,
+    /// Its key.
+    pub data: DataKey,
+    /// Its key, wrapped.
+    pub wrapped: WrappedKey,
+}
+
+impl FreshKey {
+    /// Asks the key service for one.
+    pub fn generate(keys: &dyn KeyService, key_id: &str, volume: &VolumeId) -> Result<Self> {
+        let file_id: FileId = random()?;
+        let made = keys.generate_data_key(key_id, &file_context(volume, &file_id))?;
+        let data = DataKey(Secret::from_slice(made.plaintext.expose())?);
+        Ok(Self { file_id, data, wrapped: WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext } })
+    }
+}
+
+/// Data keys made ahead, so that creating a file does not wait for the key service.
+pub struct Pool {
+    key_id: String,
+    volume: VolumeId,
+    target: usize,
+    state: Mutex<PoolState>,
+    wake: Condvar,
+}
+
+struct PoolState {
+    ready: VecDeque<FreshKey>,
+    /// Drained this many times; a key asked for before a drain is not put in after it.
+    drains: u64,
+    /// Nobody creates files: the pool fills only after the first take.
+    active: bool,
+    stop: bool,
+}
+
+impl Pool {
+    /// An empty pool; [`Self::run`] fills it.
+    pub fn new(key_id: String, volume: VolumeId, target: usize) -> Self {
+        let state = PoolState { ready: VecDeque::new(), drains: 0, active: false, stop: false };
+        Self { key_id, volume, target, state: Mutex::new(state), wake: Condvar::new() }
+    }
+
+    /// A key from the pool, or a new one.
+    pub fn take(&self, keys: &dyn KeyService) -> Result<FreshKey> {
+        if self.target > 0 {
+            let mut state = self.state.lock();
+            state.active = true;
+            let ready = state.ready.pop_front();
+            if state.ready.len() <= self.target / 2 {
+                self.wake.notify_one();
+            }
+            if let Some(key) = ready {
+                return Ok(key);
+            }
+        }
+        FreshKey::generate(keys, &self.key_id, &self.volume)
+    }
+
+    /// Drops what is ready: the decisions behind it no longer hold.
+    pub fn drain(&self) {
+        let mut state = self.state.lock();
+        state.ready.clear();
+        state.drains += 1;
+        state.active = false;
+    }
+
+    /// Fills the pool until [`Self::stop`].
+    pub fn run(&self, keys: &dyn KeyService) {
+        let mut state = self.state.lock();
+        let mut filling = false;
+        while !state.stop {
+            filling =
+                state.active && state.ready.len() < if filling { self.target } else { self.target / 2 + 1 };
+            if !filling {
+                self.wake.wait(&mut state);
+                continue;
+            }
+            let drains = state.drains;
+            drop(state);
+            let made = FreshKey::generate(keys, &self.key_id, &self.volume);
+            state = self.state.lock();
+            match made {
+                Ok(key) if state.drains == drains => state.ready.push_back(key),
+                Ok(_) => {}
+                // Whoever creates a file next asks for itself and is told why.
+                Err(_) => state.active = false,
+            }
+        }
+    }
+
+    /// Ends [`Self::run`].
+    pub fn stop(&self) {
+        let mut state = self.state.lock();
+        state.stop = true;
+        state.ready.clear();
+        self.wake.notify_all();
+    }
+}
