@@ -70,7 +70,6 @@ impl SecretVec {
 }
 
 /// Declares a newtype for one role of key, so that two roles cannot be confused.
-
 macro_rules! secret_newtype {
     ($(#[$doc:meta])* $name:ident, $len:expr) => {
         $(#[$doc])*
