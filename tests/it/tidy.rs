@@ -279,6 +279,18 @@ fn every_unsafe_says_why() {
     check("tests", unexplained_unsafe);
 }
 
+#[test]
+fn nothing_is_left_as_a_placeholder() {
+    check("src", placeholders);
+}
+
+#[test]
+fn code_and_page_name_one_format_version() {
+    let page = fs::read_to_string(root().join("docs/format.md")).unwrap();
+    let found = versions(&sources("src/volume"), &page);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 /// The checkers on made-up sources: each must find its culprit and leave the innocent alone.
 mod proof {
     use super::*;

@@ -3,6 +3,7 @@
 //! disagree, the page decides.
 
 mod file;
+mod fresh;
 mod handmade;
 mod primitives;
 mod volume;
