@@ -8,8 +8,10 @@ pub mod disk;
 pub mod epoch;
 mod error;
 pub mod header;
+pub mod host;
 pub mod keys;
 pub mod layout;
+pub mod locks;
 pub mod names;
 
 pub use error::{Result, VolumeError};
