@@ -3,6 +3,7 @@
 //! backing directory as the volume sees it.
 
 pub mod block;
+pub mod content;
 pub mod descriptor;
 pub mod disk;
 pub mod epoch;

@@ -1,0 +1,681 @@
+//! The content of one open file: plaintext offsets in, pages out. One [`Content`] per backing file, shared by
+//! all who hold it open.
+//!
+//! What a power cut leaves at any moment: pages are written whole, the length grows before the pages that
+//! need it, and a file of an unfinished epoch is excused until it is mended (docs/format.md, "After a
+//! crash"). Pages are locked by range; page 0 is the header.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::block::{self, BlockHead};
+use super::disk::{BackingFile, Change, SetTime};
+use super::error::{Attempt, Result, VolumeError};
+use super::header::{Header, Page, SPARSE, is_zero};
+use super::keys::FileKeys;
+use super::layout::{
+    BLOCK, MAX_SIZE, PAGE, block_len, block_of, blocks_for, page_end, page_offset, size_of_stat, stat_size,
+};
+use super::locks::{RangeGuard, RangeLocks};
+use crate::crypto::NonceRun;
+
+/// Blocks that are read or written with one call; larger requests are cut.
+const BATCH: u64 = 272;
+/// Write requests that one unit of the header's counter stands for.
+const UNIT: u32 = 1 << 16;
+/// Units after which a generation ends: 2^31 requests.
+const MAX_UNITS: u16 = 1 << 15;
+const ALL: Range<u64> = 0..u64::MAX;
+
+thread_local! {
+    /// Ciphertext of one request.
+    static PAGES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A file's content, open.
+pub struct Content {
+    file: Arc<dyn BackingFile>,
+    keys: Arc<FileKeys>,
+    /// Epoch of this mount.
+    epoch: u64,
+    locks: RangeLocks,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// As it shall stand on disk.
+    header: Header,
+    /// As it stands there; None before the first write.
+    on_disk: Option<Header>,
+    /// Plaintext bytes.
+    size: u64,
+    /// st_size.
+    stat_len: u64,
+    /// Blocks that are in no page yet, [start, end).
+    gaps: BTreeMap<u64, u64>,
+    /// Write requests that the header's counter still covers.
+    covered: u32,
+}
+
+impl Content {
+    /// A new, empty backing file; nothing is written before the first write or the finalising.
+    pub fn create(file: Arc<dyn BackingFile>, keys: Arc<FileKeys>, header: Header) -> Self {
+        let epoch = header.epoch;
+        let state = State { header, on_disk: None, size: 0, stat_len: 0, gaps: BTreeMap::new(), covered: 0 };
+        Self { file, keys, epoch, locks: RangeLocks::default(), state: Mutex::new(state) }
+    }
+
+    /// A finalised file: its header, page 0 from which that was parsed, and the length must agree.
+    pub fn open(
+        file: Arc<dyn BackingFile>,
+        keys: Arc<FileKeys>,
+        header: Header,
+        page: &Page,
+        epoch: u64,
+    ) -> Result<Self> {
+        header.verify(page, &keys)?;
+        let stat_len = file.len().attempt("asking for a file's length")?;
+        if size_of_stat(stat_len) != Some(header.size) {
+            let size = header.size;
+            return Err(VolumeError::damaged(format!(
+                "the file has {stat_len} bytes, which do not hold {size}"
+            )));
+        }
+        let on_disk = Some(header.clone());
+        let state = State { size: header.size, header, on_disk, stat_len, gaps: BTreeMap::new(), covered: 0 };
+        Ok(Self { file, keys, epoch, locks: RangeLocks::default(), state: Mutex::new(state) })
+    }
+
+    /// Plaintext bytes.
+    pub fn size(&self) -> u64 {
+        self.state.lock().size
+    }
+
+    /// What the header says, or will say.
+    pub fn header(&self) -> Header {
+        self.state.lock().header.clone()
+    }
+
+    /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        if buf.is_empty() || offset >= MAX_SIZE {
+            return Ok(0);
+        }
+        let wished = offset.saturating_add(buf.len() as u64).min(MAX_SIZE);
+        let _guard = self.locks.shared(pages(block_of(offset)..blocks_for(wished)));
+        let size = self.size();
+        let end = wished.min(size);
+        if offset >= end {
+            return Ok(0);
+        }
+        let mut block = block_of(offset);
+        while block * BLOCK < end {
+            let last = blocks_for(end).min(block + BATCH);
+            self.read_blocks(block..last, size, offset, end, buf)?;
+            block = last;
+        }
+        Ok((end - offset) as usize)
+    }
+
+    /// Decrypts blocks whose pages are locked into the part of `buf` (plaintext from `offset`) they fill.
+    fn read_blocks(
+        &self,
+        blocks: Range<u64>,
+        size: u64,
+        offset: u64,
+        end: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
+        PAGES.with_borrow_mut(|cipher| {
+            let len = ((blocks.end - blocks.start) * PAGE) as usize;
+            if cipher.len() < len {
+                cipher.resize(len, 0);
+            }
+            let cipher = &mut cipher[..len];
+            let read = self.file.read_at(cipher, page_offset(blocks.start)).attempt("reading a file")?;
+            for (i, page) in cipher.chunks(PAGE as usize).enumerate() {
+                let number = blocks.start + i as u64;
+                let start = number * BLOCK;
+                let (from, to) = (start.max(offset), (start + BLOCK).min(end));
+                let out = &mut buf[(from - offset) as usize..(to - offset) as usize];
+                let page = if read >= (i + 1) * PAGE as usize { page } else { &[] };
+                if out.len() == BLOCK as usize {
+                    self.open_block(number, size, page, out)?;
+                } else {
+                    let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
+                    self.open_block(number, size, page, plain.as_mut_slice())?;
+                    out.copy_from_slice(&plain[(from - start) as usize..(to - start) as usize]);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// One block into 4064 bytes, zeros behind its length.
+    fn open_block(&self, number: u64, size: u64, page: &[u8], plain: &mut [u8]) -> Result<()> {
+        if is_zero(page) {
+            if !self.may_be_hole(number) {
+                let what = if page.is_empty() { "is cut off" } else { "was zeroed" };
+                return Err(VolumeError::damaged(format!("block {number} {what}")));
+            }
+            plain.fill(0);
+            return Ok(());
+        }
+        let head = BlockHead::parse(page)?;
+        let due = block_len(size, number);
+        let key = self.keys.content(head.generation)?;
+        block::open(&key, head, number, page, plain)?;
+        if u64::from(head.len) != due {
+            plain.fill(0);
+            return Err(VolumeError::damaged(format!(
+                "block {number} holds {} bytes instead of {due}",
+                head.len
+            )));
+        }
+        Ok(())
+    }
+
+    fn may_be_hole(&self, number: u64) -> bool {
+        let state = self.state.lock();
+        state.header.flags & SPARSE != 0
+            || state.gaps.range(..=number).next_back().is_some_and(|g| number < *g.1)
+    }
+
+    /// Writes all of `data`.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > MAX_SIZE) {
+            return Err(VolumeError::TooLarge);
+        }
+        let (mut offset, mut data) = (offset, data);
+        while !data.is_empty() {
+            // Cut at a block's end, so that no block is written twice.
+            let room = (block_of(offset) + BATCH) * BLOCK - offset;
+            let (now, later) = data.split_at(data.len().min(room as usize));
+            self.write_batch(offset, now)?;
+            offset += now.len() as u64;
+            data = later;
+        }
+        Ok(())
+    }
+
+    fn write_batch(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let end = offset + data.len() as u64;
+        let blocks = block_of(offset)..blocks_for(end);
+        let (_guard, before) = self.reserve(&blocks, offset, end)?;
+        let written = self.write_reserved(&blocks, offset, data, before);
+        if written.is_err() && end > before {
+            self.take_back(before, end);
+        }
+        written
+    }
+
+    /// Locks what a write needs, and grows the file for it. Answers the size before.
+    fn reserve(&self, blocks: &Range<u64>, offset: u64, end: u64) -> Result<(RangeGuard<'_>, u64)> {
+        self.write_header_first()?;
+        loop {
+            // A write beyond a partial tail block fills that up: it is written too.
+            let seen = self.size();
+            let first = tail_to_fill(seen, offset).unwrap_or(blocks.start).min(blocks.start);
+            let guard = self.locks.exclusive(pages(first..blocks.end));
+            let mut state = self.state.lock();
+            if tail_to_fill(state.size, offset).is_some_and(|tail| tail < first) {
+                continue;
+            }
+            let before = state.size;
+            self.count_request(&mut state)?;
+            if end > before {
+                let old_blocks = blocks_for(before);
+                let due = page_end(blocks.end.max(old_blocks));
+                if state.stat_len != due {
+                    self.file.set_len(due).attempt("growing a file")?;
+                    state.stat_len = due;
+                }
+                if blocks.start > old_blocks {
+                    state.gaps.insert(old_blocks, blocks.start);
+                }
+                state.size = end;
+            }
+            return Ok((guard, before));
+        }
+    }
+
+    /// No block before its header: a file whose first page is zeros is an empty one after a crash.
+    fn write_header_first(&self) -> Result<()> {
+        if self.state.lock().on_disk.is_none() {
+            let _guard = self.locks.exclusive(0..1);
+            let mut state = self.state.lock();
+            if state.on_disk.is_none() {
+                self.put_header(&mut state)?;
+                state.stat_len = state.stat_len.max(PAGE);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_header(&self, state: &mut State) -> Result<()> {
+        let page = state.header.encode(&self.keys)?;
+        self.file.wait_writeback(0, PAGE).attempt("waiting for a header's writeback")?;
+        self.file.write_at(&page[..], 0).attempt("writing a file's header")?;
+        state.on_disk = Some(state.header.clone());
+        Ok(())
+    }
+
+    fn count_request(&self, state: &mut State) -> Result<()> {
+        if state.covered == 0 {
+            if state.header.used >= MAX_UNITS {
+                let Some(next) = state.header.generation.checked_add(1) else {
+                    return Err(VolumeError::Unsupported("a file that used up its content keys; copy it"));
+                };
+                state.header.generation = next;
+                state.header.used = 0;
+            }
+            state.header.used += 1;
+            state.covered = UNIT;
+        }
+        state.covered -= 1;
+        Ok(())
+    }
+
+    fn write_reserved(&self, blocks: &Range<u64>, offset: u64, data: &[u8], before: u64) -> Result<()> {
+        let (generation, size) = {
+            let state = self.state.lock();
+            (state.header.generation, state.size)
+        };
+        let end = offset + data.len() as u64;
+        let key = self.keys.content(generation)?;
+        let mut nonces = NonceRun::start()?;
+        PAGES.with_borrow_mut(|cipher| {
+            let len = ((blocks.end - blocks.start) * PAGE) as usize;
+            if cipher.len() < len {
+                cipher.resize(len, 0);
+            }
+            let cipher = &mut cipher[..len];
+            for (number, page) in blocks.clone().zip(cipher.chunks_mut(PAGE as usize)) {
+                let start = number * BLOCK;
+                // Bytes of the block after this write; only the last block is not full.
+                let due = block_len(size, number) as usize;
+                let (from, to) = (start.max(offset), (start + BLOCK).min(end));
+                let new = &data[(from - offset) as usize..(to - offset) as usize];
+                if new.len() == due {
+                    block::seal(&key, nonces.take(), number, generation, new, page)?;
+                } else {
+                    let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
+                    self.read_old(number, before, plain.as_mut_slice())?;
+                    plain[(from - start) as usize..(to - start) as usize].copy_from_slice(new);
+                    block::seal(&key, nonces.take(), number, generation, &plain[..due], page)?;
+                }
+            }
+            self.put_pages(blocks.clone(), before, cipher)
+        })?;
+        // The old tail comes last: if the write fails before it, taking back the growth leaves it right.
+        if let Some(tail) = tail_to_fill(before, offset).filter(|tail| *tail < blocks.start) {
+            let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
+            self.read_old(tail, before, plain.as_mut_slice())?;
+            let mut page = [0; PAGE as usize];
+            block::seal(&key, nonces.take(), tail, generation, plain.as_slice(), &mut page)?;
+            self.put_pages(tail..tail + 1, before, &page)?;
+        }
+        Ok(())
+    }
+
+    /// Plaintext of a block in a file of `before` bytes, before it is rewritten; zeros beyond that size. Not
+    /// through [`PAGES`], which a caller may hold.
+    fn read_old(&self, number: u64, before: u64, plain: &mut [u8]) -> Result<()> {
+        if number >= blocks_for(before) {
+            plain.fill(0);
+            return Ok(());
+        }
+        let mut page = [0; PAGE as usize];
+        let read =
+            self.file.read_at(&mut page, page_offset(number)).attempt("reading a block to change it")?;
+        self.open_block(number, before, if read == page.len() { &page } else { &[] }, plain)
+    }
+
+    /// Writes pages that are locked; those of a file of `before` bytes are rewritten, so their writeback is
+    /// awaited: the kernel may otherwise write a page while it changes.
+    fn put_pages(&self, blocks: Range<u64>, before: u64, cipher: &[u8]) -> Result<()> {
+        let old = blocks.end.min(blocks_for(before)).saturating_sub(blocks.start);
+        if old > 0 {
+            let waited = self.file.wait_writeback(page_offset(blocks.start), old * PAGE);
+            waited.attempt("waiting for a block's writeback")?;
+        }
+        self.file.write_at(cipher, page_offset(blocks.start)).attempt("writing a file")?;
+        fill_gaps(&mut self.state.lock().gaps, &blocks);
+        Ok(())
+    }
+
+    /// A write failed: its growth goes, unless somebody has grown the file further.
+    fn take_back(&self, before: u64, end: u64) {
+        let mut state = self.state.lock();
+        if state.size == end {
+            let due = page_end(blocks_for(before));
+            if self.file.set_len(due).is_ok() {
+                state.stat_len = due;
+                state.size = before;
+                cut_gaps(&mut state.gaps, blocks_for(before));
+            }
+        }
+    }
+
+    /// truncate(2): cuts, or grows by zeros.
+    pub fn set_size(&self, size: u64) -> Result<()> {
+        if size > MAX_SIZE {
+            return Err(VolumeError::TooLarge);
+        }
+        self.write_header_first()?;
+        let before = self.size();
+        if size > before {
+            // The last block is always a real page: its authenticated length tells the size after a crash.
+            return self.write_batch(size - 1, &[0]);
+        }
+        let _guard = self.locks.exclusive(ALL);
+        let mut state = self.state.lock();
+        let before = state.size;
+        if size >= before {
+            return Ok(());
+        }
+        let kept = blocks_for(size);
+        let mut tail = None;
+        if kept > 0 && block_len(size, kept - 1) != block_len(before, kept - 1) || self.is_gap(&state, kept) {
+            self.count_request(&mut state)?;
+            tail = Some(state.header.generation);
+        }
+        drop(state);
+        // The tail's old content is read before anything changes; then: cut, write the tail.
+        let mut page = [0; PAGE as usize];
+        if let Some(generation) = tail {
+            let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
+            self.read_old(kept - 1, before, plain.as_mut_slice())?;
+            let (key, mut nonces) = (self.keys.content(generation)?, NonceRun::start()?);
+            let len = block_len(size, kept - 1) as usize;
+            block::seal(&key, nonces.take(), kept - 1, generation, &plain[..len], &mut page)?;
+        }
+        self.file.set_len(page_end(kept)).attempt("cutting a file")?;
+        {
+            let mut state = self.state.lock();
+            state.stat_len = page_end(kept);
+            state.size = size;
+            cut_gaps(&mut state.gaps, kept);
+        }
+        if tail.is_some() {
+            self.put_pages(kept - 1..kept, size, &page)?;
+        }
+        Ok(())
+    }
+
+    /// True if the last of `kept` blocks may be a hole, which a last block never is.
+    fn is_gap(&self, state: &State, kept: u64) -> bool {
+        kept > 0
+            && (state.header.flags & SPARSE != 0
+                || state.gaps.range(..kept).next_back().is_some_and(|g| kept <= *g.1))
+    }
+
+    /// fdatasync, or fsync: what was written is durable when this returns.
+    pub fn sync(&self, data_only: bool) -> Result<()> {
+        self.write_header_first()?;
+        loop {
+            if self.needs_sparse_flag() {
+                let _guard = self.locks.exclusive(0..1);
+                let mut state = self.state.lock();
+                state.header.flags |= SPARSE;
+                self.put_header(&mut state)?;
+            }
+            // Held across the sync: no page changes while it is written.
+            let _guard = self.locks.shared(ALL);
+            if self.needs_sparse_flag() {
+                continue;
+            }
+            let synced = if data_only { self.file.sync() } else { self.file.sync_all() };
+            return synced.attempt("syncing a file");
+        }
+    }
+
+    fn needs_sparse_flag(&self) -> bool {
+        let state = self.state.lock();
+        let flagged = state.on_disk.as_ref().is_some_and(|h| h.flags & SPARSE != 0);
+        !state.gaps.is_empty() && !flagged
+    }
+
+    /// Final size and epoch into the header, r into st_size; skipped when already right. mtime is kept.
+    pub fn finalise(&self) -> Result<()> {
+        let _guard = self.locks.exclusive(ALL);
+        let mut state = self.state.lock();
+        let mut header = state.header.clone();
+        header.size = state.size;
+        if !state.gaps.is_empty() {
+            header.flags |= SPARSE;
+        }
+        let changed = state.on_disk.as_ref() != Some(&header);
+        let due = stat_size(state.size);
+        if !changed && state.stat_len == due {
+            return Ok(());
+        }
+        header.epoch = self.epoch;
+        let mtime = self.file.stat().attempt("asking for a file's times")?.mtime;
+        state.header = header;
+        self.put_header(&mut state)?;
+        if state.stat_len != due {
+            self.file.set_len(due).attempt("setting a file's final length")?;
+            state.stat_len = due;
+        }
+        let kept = Change { mtime: SetTime::At(mtime), ..Change::default() };
+        self.file.change(&kept).attempt("keeping a file's times")
+    }
+}
+
+/// The partial last block that a write at `offset` leaves behind, and so fills up.
+fn tail_to_fill(size: u64, offset: u64) -> Option<u64> {
+    let tail = blocks_for(size).checked_sub(1)?;
+    (!size.is_multiple_of(BLOCK) && offset > size).then_some(tail)
+}
+
+/// Lock range of blocks.
+fn pages(blocks: Range<u64>) -> Range<u64> {
+    blocks.start + 1..blocks.end + 1
+}
+
+/// Takes written blocks out of the gaps.
+fn fill_gaps(gaps: &mut BTreeMap<u64, u64>, blocks: &Range<u64>) {
+    while let Some((&start, &end)) = gaps.range(..blocks.end).next_back().filter(|g| *g.1 > blocks.start) {
+        gaps.remove(&start);
+        if start < blocks.start {
+            gaps.insert(start, blocks.start);
+        }
+        if end > blocks.end {
+            gaps.insert(blocks.end, end);
+        }
+    }
+}
+
+/// Forgets gaps behind the end.
+fn cut_gaps(gaps: &mut BTreeMap<u64, u64>, blocks: u64) {
+    gaps.split_off(&blocks);
+    if let Some(mut last) = gaps.last_entry() {
+        let end = (*last.get()).min(blocks);
+        last.insert(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::header::WrappedKey;
+    use super::super::host::HostDir;
+    use super::super::keys::{DataKey, VolumeKey, VolumeKeys};
+    use super::*;
+    use crate::crypto::Secret;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    struct Bench {
+        temp: tempfile::TempDir,
+        keys: Arc<FileKeys>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let volume = VolumeKeys::derive(&VolumeKey(Secret::new([1; 32])), [2; 16]).unwrap();
+            let keys = FileKeys::derive(DataKey(Secret::new([3; 32])), &volume, &[4; 16]).unwrap();
+            Self { temp: tempfile::tempdir().unwrap(), keys: Arc::new(keys) }
+        }
+
+        fn create(&self) -> Content {
+            let file = HostDir::open(self.temp.path()).unwrap().create_file(b"f", 0o600).unwrap();
+            let wrapped = WrappedKey { key_arn: "arn".into(), ciphertext: vec![1] };
+            let header = Header {
+                flags: 0,
+                generation: 0,
+                used: 0,
+                file_id: [4; 16],
+                size: 0,
+                epoch: 1,
+                commitment: *self.keys.commitment(),
+                keys: vec![wrapped],
+            };
+            Content::create(file, self.keys.clone(), header)
+        }
+
+        fn open(&self) -> Result<Content> {
+            let file = HostDir::open(self.temp.path()).unwrap().open_file(b"f", true).unwrap();
+            let mut page = [0; PAGE as usize];
+            file.read_at(&mut page, 0).unwrap();
+            Content::open(file, self.keys.clone(), Header::parse(&page)?, &page, 2)
+        }
+    }
+
+    fn all(content: &Content) -> Result<Vec<u8>> {
+        let mut out = vec![0xee; content.size() as usize + 10];
+        let read = content.read(0, &mut out)?;
+        out.truncate(read);
+        Ok(out)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Write(u64, Vec<u8>),
+        Truncate(u64),
+        Read(u64, usize),
+        Sync,
+        Reopen,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let near = prop_oneof![
+            0..20_000u64,
+            (0..6u64, 0..3u64).prop_map(|(n, d)| (n * BLOCK + d).saturating_sub(1))
+        ];
+        let bytes = prop_oneof![vec(any::<u8>(), 1..40), vec(any::<u8>(), 4000..9000)];
+        prop_oneof![
+            4 => (near.clone(), bytes).prop_map(|(at, data)| Op::Write(at, data)),
+            2 => near.clone().prop_map(Op::Truncate),
+            2 => (near, 0..9000usize).prop_map(|(at, len)| Op::Read(at, len)),
+            1 => Just(Op::Sync),
+            1 => Just(Op::Reopen),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_vector_of_bytes(ops in vec(op(), 1..40)) {
+            let bench = Bench::new();
+            let (mut content, mut model) = (bench.create(), Vec::new());
+            for op in ops {
+                match op {
+                    Op::Write(at, data) => {
+                        let end = at as usize + data.len();
+                        model.resize(model.len().max(end), 0);
+                        model[at as usize..end].copy_from_slice(&data);
+                        content.write(at, &data).unwrap();
+                    }
+                    Op::Truncate(size) => {
+                        model.resize(size as usize, 0);
+                        content.set_size(size).unwrap();
+                    }
+                    Op::Read(at, len) => {
+                        let mut buf = vec![0; len];
+                        let read = content.read(at, &mut buf).unwrap();
+                        let start = (at as usize).min(model.len());
+                        prop_assert_eq!(&buf[..read], &model[start..(start + len).min(model.len())]);
+                    }
+                    Op::Sync => content.sync(true).unwrap(),
+                    Op::Reopen => {
+                        content.finalise().unwrap();
+                        content = bench.open().unwrap();
+                    }
+                }
+                prop_assert_eq!(content.size(), model.len() as u64);
+            }
+            prop_assert_eq!(&all(&content).unwrap(), &model);
+            content.finalise().unwrap();
+            prop_assert_eq!(&all(&bench.open().unwrap()).unwrap(), &model);
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error_and_never_wrong_bytes() {
+        let bench = Bench::new();
+        let content = bench.create();
+        content.write(0, &[7; 3 * BLOCK as usize + 5]).unwrap();
+        content.finalise().unwrap();
+        let path = bench.temp.path().join("f");
+        let good = std::fs::read(&path).unwrap();
+        let check = |bytes: Vec<u8>| {
+            std::fs::write(&path, bytes).unwrap();
+            let result = bench.open().and_then(|content| all(&content));
+            assert!(matches!(result, Err(VolumeError::Damaged { .. })), "{:?}", result.map(|b| b.len()));
+        };
+        for page in 0..5 {
+            let range = page * 4096..(page + 1) * 4096;
+            let mut changed = good.clone();
+            changed[range.start + 60] ^= 1;
+            check(changed);
+            let mut zeroed = good.clone();
+            zeroed[range].fill(0);
+            check(zeroed);
+        }
+        let mut swapped = good.clone();
+        let (left, right) = swapped.split_at_mut(2 * 4096);
+        left[4096..].swap_with_slice(&mut right[..4096]);
+        check(swapped);
+        check(good[..good.len() - 1].to_vec());
+        check(good[..3 * 4096].to_vec());
+        check(good[..100].to_vec());
+    }
+
+    #[test]
+    fn writers_in_parallel_fill_each_others_gaps() {
+        let bench = Bench::new();
+        let content = bench.create();
+        let data: Vec<u8> = (0..2_000_000u32).map(|i| (i % 251) as u8).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (content, data) = (&content, &data);
+                scope.spawn(move || {
+                    for (i, chunk) in
+                        data.chunks(4096).enumerate().filter(|(i, _)| i % 4 == thread).rev_pairs()
+                    {
+                        content.write(i as u64 * 4096, chunk).unwrap();
+                    }
+                });
+            }
+        });
+        content.sync(true).unwrap();
+        content.finalise().unwrap();
+        assert_eq!(content.header().flags, 0, "no gap is left");
+        assert!(all(&bench.open().unwrap()).unwrap() == data);
+    }
+
+    trait RevPairs: Iterator + Sized {
+        /// Swaps neighbours, so that requests come out of order as the kernel's writeback does.
+        fn rev_pairs(self) -> std::vec::IntoIter<Self::Item> {
+            let mut items: Vec<_> = self.collect();
+            items.chunks_mut(2).for_each(<[_]>::reverse);
+            items.into_iter()
+        }
+    }
+
+    impl<I: Iterator> RevPairs for I {}
+}
