@@ -13,6 +13,7 @@ pub mod host;
 pub mod keys;
 pub mod layout;
 pub mod locks;
+pub mod mend;
 pub mod names;
 
 pub use error::{Result, VolumeError};
