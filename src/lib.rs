@@ -5,4 +5,5 @@
 
 pub mod crypto;
 pub mod kms;
+pub mod store;
 pub mod volume;

@@ -1,0 +1,423 @@
+//! The embedded engine: SQLite in WAL mode, because a mount, the command line and a server use one store at
+//! the same time.
+//!
+//! Durability. A commit with `synchronous=NORMAL` writes the log and does not sync it: it survives the
+//! process. A thread syncs the log's file within a second. `synchronous=FULL` syncs it at the commit, and
+//! with it every earlier commit. SQLite itself syncs the log before a checkpoint moves it into the database.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rusqlite::types::Value;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params, params_from_iter};
+
+use super::{Durability, Item, ReadTx, Result, Store, StoreError, WriteTx};
+
+/// How long a transaction waits for another process.
+const BUSY_SECONDS: u64 = 10;
+/// How late a commit may reach the disk, with room to do it in.
+const SYNC_EVERY: Duration = Duration::from_millis(500);
+
+/// A store in one file, with SQLite's `-wal` and `-shm` beside it.
+pub struct SqliteStore {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    /// Connections that wait for the next reader.
+    readers: Mutex<Vec<Connection>>,
+    syncer: Arc<Syncer>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Syncer {
+    state: Mutex<SyncState>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct SyncState {
+    /// Committed and perhaps not on disk.
+    dirty: bool,
+    stop: bool,
+}
+
+impl SqliteStore {
+    /// Opens a store, or makes it (mode 0600, in a directory that exists).
+    pub fn open(path: &Path) -> Result<Self> {
+        let refused = |reason: String| StoreError::Open { path: path.display().to_string(), reason };
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| refused(e.to_string()))?;
+        let writer = connect(path).map_err(|e| refused(e.to_string()))?;
+        let schema = "CREATE TABLE IF NOT EXISTS items (
+            collection TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (collection, key)
+        ) WITHOUT ROWID";
+        writer.execute_batch(schema).map_err(|e| refused(e.to_string()))?;
+        let syncer = Arc::new(Syncer { state: Mutex::default(), wake: Condvar::new() });
+        let log = wal_path(path);
+        let thread = {
+            let syncer = syncer.clone();
+            thread::Builder::new().name("store-sync".to_owned()).spawn(move || syncer.run(&log))
+        };
+        let thread = Some(thread.map_err(|e| refused(e.to_string()))?);
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+            syncer,
+            thread,
+        })
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.syncer.state.lock().stop = true;
+        self.syncer.wake.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been reported by its own message.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Syncer {
+    /// Syncs the log as long as commits come; the last time when the store closes.
+    fn run(&self, path: &Path) {
+        let mut log: Option<File> = None;
+        let mut state = self.state.lock();
+        loop {
+            while !state.dirty && !state.stop {
+                self.wake.wait(&mut state);
+            }
+            if !state.stop {
+                // Further commits join this sync.
+                self.wake.wait_while_for(&mut state, |s| !s.stop, SYNC_EVERY);
+            }
+            let (dirty, stop) = (state.dirty, state.stop);
+            state.dirty = false;
+            drop(state);
+            if dirty && let Err(error) = sync_log(&mut log, path) {
+                tracing::error!(path = %path.display(), %error, "the store could not be synced; what the last second wrote may be lost in a power cut");
+            }
+            if stop {
+                return;
+            }
+            state = self.state.lock();
+        }
+    }
+}
+
+/// fdatasync of the log, opened anew if SQLite replaced it. (Its locks are on the other two files.)
+fn sync_log(log: &mut Option<File>, path: &Path) -> io::Result<()> {
+    let now = match fs::metadata(path) {
+        Ok(now) => now,
+        // The last connection closed: everything was checkpointed and synced.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let same = |file: &File| file.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (now.dev(), now.ino()));
+    let file = match log.take().filter(same) {
+        Some(file) => file,
+        None => {
+            let file = File::open(path)?;
+            if let Some(parent) = path.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+            file
+        }
+    };
+    file.sync_data()?;
+    *log = Some(file);
+    Ok(())
+}
+
+fn wal_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(BUSY_SECONDS))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // What is deleted is overwritten: key material must not stay in free pages.
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+impl Store for SqliteStore {
+    fn read(&self) -> Result<Box<dyn ReadTx + '_>> {
+        let waiting = self.readers.lock().pop();
+        let connection = match waiting {
+            Some(connection) => connection,
+            None => connect(&self.path)?,
+        };
+        connection.execute_batch("BEGIN")?;
+        Ok(Box::new(Reader { store: self, connection: Some(connection) }))
+    }
+
+    fn write(&self, durability: Durability) -> Result<Box<dyn WriteTx + '_>> {
+        let connection = self.writer.lock();
+        let mode = match durability {
+            Durability::Soon => "NORMAL",
+            Durability::Synced => "FULL",
+        };
+        connection.pragma_update(None, "synchronous", mode)?;
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(Box::new(Writer { store: self, connection, durability, open: true }))
+    }
+}
+
+struct Reader<'a> {
+    store: &'a SqliteStore,
+    connection: Option<Connection>,
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && connection.execute_batch("ROLLBACK").is_ok()
+        {
+            self.store.readers.lock().push(connection);
+        }
+    }
+}
+
+struct Writer<'a> {
+    store: &'a SqliteStore,
+    connection: MutexGuard<'a, Connection>,
+    durability: Durability,
+    open: bool,
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            // Fails only where SQLite has rolled back already.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+impl ReadTx for Reader<'_> {
+    fn get(&self, collection: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(self.connection()?, collection, key)
+    }
+
+    fn range(
+        &self,
+        collection: &str,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        backwards: bool,
+        limit: usize,
+    ) -> Result<Vec<Item>> {
+        range(self.connection()?, collection, from, to, backwards, limit)
+    }
+}
+
+impl Reader<'_> {
+    fn connection(&self) -> Result<&Connection> {
+        self.connection.as_ref().ok_or_else(|| StoreError::Engine("the view has ended".to_owned()))
+    }
+}
+
+impl ReadTx for Writer<'_> {
+    fn get(&self, collection: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        get(&self.connection, collection, key)
+    }
+
+    fn range(
+        &self,
+        collection: &str,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        backwards: bool,
+        limit: usize,
+    ) -> Result<Vec<Item>> {
+        range(&self.connection, collection, from, to, backwards, limit)
+    }
+}
+
+impl WriteTx for Writer<'_> {
+    fn put(&mut self, collection: &str, key: &[u8], value: &[u8]) -> Result<()> {
+        let sql = "INSERT INTO items VALUES (?1, ?2, ?3)
+            ON CONFLICT (collection, key) DO UPDATE SET value = excluded.value";
+        self.connection.prepare_cached(sql)?.execute(params![collection, key, value])?;
+        Ok(())
+    }
+
+    fn delete(&mut self, collection: &str, key: &[u8]) -> Result<bool> {
+        let sql = "DELETE FROM items WHERE collection = ?1 AND key = ?2";
+        Ok(self.connection.prepare_cached(sql)?.execute(params![collection, key])? > 0)
+    }
+
+    fn commit(mut self: Box<Self>) -> Result<()> {
+        self.connection.execute_batch("COMMIT")?;
+        self.open = false;
+        if self.durability == Durability::Soon {
+            let mut state = self.store.syncer.state.lock();
+            if !state.dirty {
+                state.dirty = true;
+                self.store.syncer.wake.notify_all();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn get(connection: &Connection, collection: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let sql = "SELECT value FROM items WHERE collection = ?1 AND key = ?2";
+    Ok(connection.prepare_cached(sql)?.query_row(params![collection, key], |row| row.get(0)).optional()?)
+}
+
+fn range(
+    connection: &Connection,
+    collection: &str,
+    from: Bound<&[u8]>,
+    to: Bound<&[u8]>,
+    backwards: bool,
+    limit: usize,
+) -> Result<Vec<Item>> {
+    let mut sql = "SELECT key, value FROM items WHERE collection = ?".to_owned();
+    let mut values = vec![Value::Text(collection.to_owned())];
+    for (bound, inclusive, exclusive) in
+        [(from, " AND key >= ?", " AND key > ?"), (to, " AND key <= ?", " AND key < ?")]
+    {
+        let (clause, key) = match bound {
+            Bound::Included(key) => (inclusive, key),
+            Bound::Excluded(key) => (exclusive, key),
+            Bound::Unbounded => continue,
+        };
+        sql.push_str(clause);
+        values.push(Value::Blob(key.to_vec()));
+    }
+    sql.push_str(if backwards { " ORDER BY key DESC LIMIT ?" } else { " ORDER BY key LIMIT ?" });
+    values.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { seconds: BUSY_SECONDS },
+            Some(ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Engine(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::prefix_end;
+
+    fn open(dir: &tempfile::TempDir) -> SqliteStore {
+        SqliteStore::open(&dir.path().join("s.db")).unwrap()
+    }
+
+    fn everything(store: &SqliteStore, collection: &str) -> Vec<Item> {
+        store.read().unwrap().range(collection, Bound::Unbounded, Bound::Unbounded, false, 1000).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        /// Two stores on one file take turns; some transactions are dropped.
+        #[test]
+        fn agrees_with_a_map(
+            turns in vec((any::<bool>(), any::<bool>(), vec((vec(0..3u8, 0..3), proptest::option::of(any::<u8>())), 0..6)), 1..12),
+            prefix in vec(0..3u8, 0..2),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let stores = [open(&dir), open(&dir)];
+            let mut model = BTreeMap::new();
+            for (which, commit, changes) in turns {
+                let mut changed = model.clone();
+                let mut tx = stores[usize::from(which)].write(Durability::Soon).unwrap();
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => {
+                            tx.put("c", &key, &[value]).unwrap();
+                            tx.put("other", &key, b"x").unwrap();
+                            changed.insert(key, vec![value]);
+                        }
+                        None => prop_assert_eq!(tx.delete("c", &key).unwrap(), changed.remove(&key).is_some()),
+                    }
+                }
+                if commit {
+                    tx.commit().unwrap();
+                    model = changed;
+                }
+                for store in &stores {
+                    prop_assert_eq!(everything(store, "c"), model.clone().into_iter().collect::<Vec<_>>());
+                }
+            }
+            let end = prefix_end(&prefix);
+            let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let found = stores[0].read().unwrap().range("c", Bound::Included(&prefix), to, true, 2).unwrap();
+            let due: Vec<_> = model.into_iter().filter(|i| i.0.starts_with(&prefix)).rev().take(2).collect();
+            prop_assert_eq!(found, due);
+        }
+    }
+
+    #[test]
+    fn a_store_that_closes_keeps_everything_and_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        for (i, durability) in [Durability::Soon, Durability::Synced].into_iter().enumerate() {
+            let store = open(&dir);
+            let mut tx = store.write(durability).unwrap();
+            tx.put("c", &[i as u8], b"v").unwrap();
+            tx.commit().unwrap();
+        }
+        assert_eq!(everything(&open(&dir), "c").len(), 2);
+        let mode = fs::metadata(dir.path().join("s.db")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_deleted_value_is_not_in_the_file_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = b"the material of a key that is gone";
+        let store = open(&dir);
+        let mut tx = store.write(Durability::Synced).unwrap();
+        tx.put("c", b"k", secret).unwrap();
+        tx.commit().unwrap();
+        let mut tx = store.write(Durability::Synced).unwrap();
+        assert!(tx.delete("c", b"k").unwrap());
+        tx.commit().unwrap();
+        // The last connection's close moves the log into the file and removes it.
+        drop(store);
+        assert!(!wal_path(&dir.path().join("s.db")).exists());
+        let bytes = fs::read(dir.path().join("s.db")).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|w| w == secret));
+    }
+
+    #[test]
+    fn what_is_no_store_is_refused_with_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("s.db"), vec![7; 5000]).unwrap();
+        let error = SqliteStore::open(&dir.path().join("s.db")).err().unwrap().to_string();
+        assert!(error.contains("s.db") && error.contains("not a database"), "{error}");
+    }
+}
