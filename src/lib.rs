@@ -4,6 +4,7 @@
 //! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `cli`.
 
 pub mod crypto;
+pub mod iam;
 pub mod kms;
 pub mod store;
 pub mod volume;

@@ -1,5 +1,6 @@
 //! Layer 5: the key service. The one place where anything is allowed, done and recorded.
 
+pub mod blob;
 mod error;
 mod service;
 
