@@ -2,6 +2,7 @@
 
 pub mod blob;
 mod error;
+pub mod root;
 mod service;
 
 pub use error::{KeyState, KmsError, KmsErrorKind};
