@@ -3,6 +3,7 @@
 //! The layers, lowest first; a layer names only layers below it (docs/architecture.md):
 //! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `cli`.
 
+pub mod audit;
 pub mod crypto;
 pub mod iam;
 pub mod kms;

@@ -28,5 +28,7 @@ pub const KMS_CIPHERTEXT: &[u8] = b"kmsfs/1 kms ciphertext";
 pub const KMS_MATERIAL: &[u8] = b"kmsfs/1 kms material";
 /// Key service: the root key under a passphrase.
 pub const KMS_ROOT: &[u8] = b"kmsfs/1 kms root";
+/// Audit log: each event in its chain.
+pub const AUDIT_EVENT: &[u8] = b"kmsfs/1 audit event";
 /// Audit log: authenticates the signed head.
 pub const AUDIT_HEAD: &[u8] = b"kmsfs/1 audit head";
