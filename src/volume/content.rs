@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::block::{self, BlockHead};
-use super::disk::{BackingFile, Change, SetTime};
+use super::disk::{BackingFile, Change};
 use super::error::{Attempt, Result, VolumeError};
 use super::header::{Header, Page, SPARSE, is_zero};
 use super::keys::FileKeys;
@@ -59,6 +59,14 @@ struct State {
     gaps: BTreeMap<u64, u64>,
     /// Write requests that the header's counter still covers.
     covered: u32,
+}
+
+impl State {
+    /// True if a page of zeros is no damage there.
+    fn may_be_hole(&self, number: u64) -> bool {
+        self.header.flags & SPARSE != 0
+            || self.gaps.range(..=number).next_back().is_some_and(|g| number < *g.1)
+    }
 }
 
 impl Content {
@@ -130,12 +138,7 @@ impl Content {
         end: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        PAGES.with_borrow_mut(|cipher| {
-            let len = ((blocks.end - blocks.start) * PAGE) as usize;
-            if cipher.len() < len {
-                cipher.resize(len, 0);
-            }
-            let cipher = &mut cipher[..len];
+        with_pages(&blocks, |cipher| {
             let read = self.file.read_at(cipher, page_offset(blocks.start)).attempt("reading a file")?;
             for (i, page) in cipher.chunks(PAGE as usize).enumerate() {
                 let number = blocks.start + i as u64;
@@ -158,7 +161,7 @@ impl Content {
     /// One block into 4064 bytes, zeros behind its length.
     fn open_block(&self, number: u64, size: u64, page: &[u8], plain: &mut [u8]) -> Result<()> {
         if is_zero(page) {
-            if !self.may_be_hole(number) {
+            if !self.state.lock().may_be_hole(number) {
                 let what = if page.is_empty() { "is cut off" } else { "was zeroed" };
                 return Err(VolumeError::damaged(format!("block {number} {what}")));
             }
@@ -177,12 +180,6 @@ impl Content {
             )));
         }
         Ok(())
-    }
-
-    fn may_be_hole(&self, number: u64) -> bool {
-        let state = self.state.lock();
-        state.header.flags & SPARSE != 0
-            || state.gaps.range(..=number).next_back().is_some_and(|g| number < *g.1)
     }
 
     /// Writes all of `data`.
@@ -267,11 +264,7 @@ impl Content {
     fn count_request(&self, state: &mut State) -> Result<()> {
         if state.covered == 0 {
             if state.header.used >= MAX_UNITS {
-                let Some(next) = state.header.generation.checked_add(1) else {
-                    return Err(VolumeError::Unsupported("a file that used up its content keys; copy it"));
-                };
-                state.header.generation = next;
-                state.header.used = 0;
+                state.header.next_generation()?;
             }
             state.header.used += 1;
             state.covered = UNIT;
@@ -288,12 +281,7 @@ impl Content {
         let end = offset + data.len() as u64;
         let key = self.keys.content(generation)?;
         let mut nonces = NonceRun::start()?;
-        PAGES.with_borrow_mut(|cipher| {
-            let len = ((blocks.end - blocks.start) * PAGE) as usize;
-            if cipher.len() < len {
-                cipher.resize(len, 0);
-            }
-            let cipher = &mut cipher[..len];
+        with_pages(blocks, |cipher| {
             for (number, page) in blocks.clone().zip(cipher.chunks_mut(PAGE as usize)) {
                 let start = number * BLOCK;
                 // Bytes of the block after this write; only the last block is not full.
@@ -379,20 +367,23 @@ impl Content {
             return Ok(());
         }
         let kept = blocks_for(size);
-        let mut tail = None;
-        if kept > 0 && block_len(size, kept - 1) != block_len(before, kept - 1) || self.is_gap(&state, kept) {
+        // A tail that gets shorter is written anew; so is one that may be a hole, which a last block never is.
+        let tail = kept
+            .checked_sub(1)
+            .filter(|&tail| block_len(size, tail) != block_len(before, tail) || state.may_be_hole(tail));
+        if tail.is_some() {
             self.count_request(&mut state)?;
-            tail = Some(state.header.generation);
         }
+        let generation = state.header.generation;
         drop(state);
         // The tail's old content is read before anything changes; then: cut, write the tail.
         let mut page = [0; PAGE as usize];
-        if let Some(generation) = tail {
-            let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
-            self.read_old(kept - 1, before, plain.as_mut_slice())?;
+        if let Some(tail) = tail {
             let (key, mut nonces) = (self.keys.content(generation)?, NonceRun::start()?);
-            let len = block_len(size, kept - 1) as usize;
-            block::seal(&key, nonces.take(), kept - 1, generation, &plain[..len], &mut page)?;
+            let len = block_len(size, tail) as usize;
+            let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
+            self.read_old(tail, before, plain.as_mut_slice())?;
+            block::seal(&key, nonces.take(), tail, generation, &plain[..len], &mut page)?;
         }
         self.file.set_len(page_end(kept)).attempt("cutting a file")?;
         {
@@ -401,17 +392,10 @@ impl Content {
             state.size = size;
             cut_gaps(&mut state.gaps, kept);
         }
-        if tail.is_some() {
-            self.put_pages(kept - 1..kept, size, &page)?;
+        if let Some(tail) = tail {
+            self.put_pages(tail..kept, size, &page)?;
         }
         Ok(())
-    }
-
-    /// True if the last of `kept` blocks may be a hole, which a last block never is.
-    fn is_gap(&self, state: &State, kept: u64) -> bool {
-        kept > 0
-            && (state.header.flags & SPARSE != 0
-                || state.gaps.range(..kept).next_back().is_some_and(|g| kept <= *g.1))
     }
 
     /// fdatasync, or fsync: what was written is durable when this returns.
@@ -462,9 +446,19 @@ impl Content {
             self.file.set_len(due).attempt("setting a file's final length")?;
             state.stat_len = due;
         }
-        let kept = Change { mtime: SetTime::At(mtime), ..Change::default() };
-        self.file.change(&kept).attempt("keeping a file's times")
+        self.file.change(&Change::mtime(mtime)).attempt("keeping a file's times")
     }
+}
+
+/// Lends this thread's buffer for the ciphertext of `blocks`.
+fn with_pages<T>(blocks: &Range<u64>, f: impl FnOnce(&mut [u8]) -> Result<T>) -> Result<T> {
+    let len = ((blocks.end - blocks.start) * PAGE) as usize;
+    PAGES.with_borrow_mut(|cipher| {
+        if cipher.len() < len {
+            cipher.resize(len, 0);
+        }
+        f(&mut cipher[..len])
+    })
 }
 
 /// The partial last block that a write at `offset` leaves behind, and so fills up.
@@ -502,11 +496,9 @@ fn cut_gaps(gaps: &mut BTreeMap<u64, u64>, blocks: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::header::WrappedKey;
     use super::super::host::HostDir;
-    use super::super::keys::{DataKey, VolumeKey, VolumeKeys};
+    use super::super::sample;
     use super::*;
-    use crate::crypto::Secret;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -517,25 +509,12 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let volume = VolumeKeys::derive(&VolumeKey(Secret::new([1; 32])), [2; 16]).unwrap();
-            let keys = FileKeys::derive(DataKey(Secret::new([3; 32])), &volume, &[4; 16]).unwrap();
-            Self { temp: tempfile::tempdir().unwrap(), keys: Arc::new(keys) }
+            Self { temp: tempfile::tempdir().unwrap(), keys: sample::keys() }
         }
 
         fn create(&self) -> Content {
             let file = HostDir::open(self.temp.path()).unwrap().create_file(b"f", 0o600).unwrap();
-            let wrapped = WrappedKey { key_arn: "arn".into(), ciphertext: vec![1] };
-            let header = Header {
-                flags: 0,
-                generation: 0,
-                used: 0,
-                file_id: [4; 16],
-                size: 0,
-                epoch: 1,
-                commitment: *self.keys.commitment(),
-                keys: vec![wrapped],
-            };
-            Content::create(file, self.keys.clone(), header)
+            Content::create(file, self.keys.clone(), sample::header(&self.keys))
         }
 
         fn open(&self) -> Result<Content> {

@@ -9,7 +9,7 @@ use super::error::{Attempt, Result, VolumeError};
 use super::header::WrappedKey;
 use super::keys::{VolumeId, VolumeKeys};
 use super::names;
-use crate::crypto::{Secret, mac};
+use crate::crypto::mac;
 
 /// Name of the descriptor.
 pub const DESCRIPTOR: &[u8] = b"kmsfs.json";
@@ -81,14 +81,14 @@ impl Descriptor {
 
     /// Reads JSON. Nothing is authenticated yet.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        let bad = |what: String| VolumeError::Descriptor(what);
+        let bad = VolumeError::Descriptor;
+        let not_json = |e: serde_json::Error| bad(format!("is damaged ({e}); restore it from a backup"));
         // The version first: a later format may have other members.
         #[derive(Deserialize)]
         struct Version {
             format: u32,
         }
-        let version: Version = serde_json::from_slice(text)
-            .map_err(|e| bad(format!("is damaged ({e}); restore it from a backup")))?;
+        let version: Version = serde_json::from_slice(text).map_err(not_json)?;
         if version.format != super::FORMAT_VERSION {
             let known = super::FORMAT_VERSION;
             return Err(bad(format!(
@@ -96,8 +96,7 @@ impl Descriptor {
                 version.format
             )));
         }
-        let json: Json = serde_json::from_slice(text)
-            .map_err(|e| bad(format!("is damaged ({e}); restore it from a backup")))?;
+        let json: Json = serde_json::from_slice(text).map_err(not_json)?;
         if let Some(feature) = json.features.first() {
             return Err(bad(format!(
                 "needs the feature {feature:?}, which this kmsfs does not have; use a newer one"
@@ -149,11 +148,6 @@ fn authenticated(id: &VolumeId, region: &str) -> Vec<u8> {
     out.extend_from_slice(&(region.len() as u32).to_le_bytes());
     out.extend_from_slice(region.as_bytes());
     out
-}
-
-/// A volume key from what a KMS opened.
-pub fn volume_key(plaintext: &[u8]) -> Result<super::keys::VolumeKey> {
-    Ok(super::keys::VolumeKey(Secret::from_slice(plaintext)?))
 }
 
 /// A whole small file.

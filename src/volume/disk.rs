@@ -97,6 +97,13 @@ impl Default for Change {
     }
 }
 
+impl Change {
+    /// Sets the time of the last change of content, and nothing else.
+    pub fn mtime(mtime: Time) -> Self {
+        Self { mtime: SetTime::At(mtime), ..Self::default() }
+    }
+}
+
 /// renameat2(2)'s ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameMode {

@@ -3,7 +3,7 @@
 
 use super::disk::{Dir, Time};
 use super::error::{Attempt, Result, VolumeError};
-use super::header::Header;
+use super::header::{Header, array};
 use super::keys::VolumeKeys;
 use super::{descriptor, names};
 use crate::crypto::mac;
@@ -116,10 +116,10 @@ impl Epoch {
         if mac::verify_hmac_sha256(keys.epoch.expose(), &[&keys.id, body], mac).is_err() {
             return Err(bad);
         }
-        let u16_at = |at| u16::from_le_bytes(part(body, at));
-        let u32_at = |at| u32::from_le_bytes(part(body, at));
-        let u64_at = |at| u64::from_le_bytes(part(body, at));
-        let time_at = |at| Time { sec: i64::from_le_bytes(part(body, at)), nsec: u32_at(at + 8) };
+        let u16_at = |at| u16::from_le_bytes(array(body, at));
+        let u32_at = |at| u32::from_le_bytes(array(body, at));
+        let u64_at = |at| u64::from_le_bytes(array(body, at));
+        let time_at = |at| Time { sec: i64::from_le_bytes(array(body, at)), nsec: u32_at(at + 8) };
         let count = u32_at(12) as usize;
         if &body[..8] != MAGIC || u16_at(8) != VERSION || body.len() - HEAD != count.saturating_mul(ENTRY) {
             return Err(VolumeError::Epoch("has a form that this kmsfs does not know; use a newer one"));
@@ -155,11 +155,4 @@ pub fn backing_now(private: &dyn Dir) -> Result<Time> {
     let stat = file.stat();
     private.unlink(&name).attempt(what)?;
     Ok(stat.attempt(what)?.ctime)
-}
-
-/// `N` bytes at `at`, which the caller's length check covers.
-fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut out = [0; N];
-    out.copy_from_slice(&bytes[at..at + N]);
-    out
 }

@@ -135,6 +135,14 @@ impl Header {
         })
     }
 
+    /// Ends the generation: new writes have another content key.
+    pub fn next_generation(&mut self) -> Result<()> {
+        self.generation = (self.generation.checked_add(1))
+            .ok_or(VolumeError::Unsupported("a file that used up its content keys; copy it"))?;
+        self.used = 0;
+        Ok(())
+    }
+
     /// Checks the commitment to the data key and the MAC of `page`, from which this was parsed.
     pub fn verify(&self, page: &[u8], keys: &FileKeys) -> Result<()> {
         if !mac::equal(&self.commitment, keys.commitment()) {
@@ -158,7 +166,7 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 }
 
 /// `N` bytes at `at`; the caller has checked the length.
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out

@@ -129,7 +129,7 @@ pub struct Leases {
     live: Mutex<HashMap<FileId, (Instant, Arc<FileKeys>)>>,
 }
 
-/// Leases kept at once; the oldest go first.
+/// Leases kept at once; when there are more, those that ended go, then any half.
 const MAX_LEASES: usize = 16 * 1024;
 
 impl Leases {

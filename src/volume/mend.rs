@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::block::{self, BlockHead};
 use super::content::Content;
-use super::disk::{BackingFile, Change, SetTime};
-use super::error::{Attempt, Result, VolumeError};
+use super::disk::{BackingFile, Change};
+use super::error::{Attempt, Result};
 use super::header::{Header, Page, SPARSE, is_zero};
 use super::keys::FileKeys;
 use super::layout::{
@@ -32,7 +32,7 @@ pub fn examine(file: &dyn BackingFile, header: &Header) -> Result<Extent> {
     let st_size = file.len().attempt("asking for a file's length")?;
     let whole = whole_blocks(st_size);
     let said = size_of_stat(st_size).unwrap_or(whole * BLOCK);
-    let mut lengths = Vec::new();
+    let mut short = Vec::new();
     let (mut end, mut last) = (0, 0);
     let mut pages = vec![0; (BATCH.min(whole) * PAGE) as usize];
     'scan: while end < whole {
@@ -48,7 +48,7 @@ pub fn examine(file: &dyn BackingFile, header: &Header) -> Result<Extent> {
             } else {
                 last = u64::from(BlockHead::parse(page)?.len);
                 if last < BLOCK {
-                    lengths.push((end, last));
+                    short.push(end);
                 }
             }
             end += 1;
@@ -66,15 +66,11 @@ pub fn examine(file: &dyn BackingFile, header: &Header) -> Result<Extent> {
         (_, 0) => said.min(end * BLOCK),
         _ => said.min((end - 1) * BLOCK + last),
     };
-    let blocks = blocks_for(size);
-    let short = |&(block, len): &(u64, u64)| block < blocks && len != block_len(size, block);
-    let mut short: Vec<u64> = lengths.iter().filter(|s| short(s)).map(|s| s.0).collect();
-    // A full last block that st_size cuts, or a hole at the end: the last block is always a real one.
-    if blocks > 0
-        && (blocks == end && (last == 0 || last != block_len(size, blocks - 1)))
-        && !short.contains(&(blocks - 1))
-    {
-        short.push(blocks - 1);
+    // Every page up to `end` counts: st_size reaches into the last of them. Inside, a partial block is a short
+    // one; the last is if st_size cuts it, or if it is a hole, for the last block is always a real one.
+    short.retain(|&block| block + 1 < end);
+    if end > 0 && last != block_len(size, end - 1) {
+        short.push(end - 1);
     }
     Ok(Extent { size, short })
 }
@@ -92,10 +88,10 @@ pub fn mend(
     let size_before = header.size;
     let extent = examine(&*file, &header)?;
     let mtime = file.stat().attempt("asking for a file's times")?.mtime;
-    let Some(generation) = header.generation.checked_add(1) else {
-        return Err(VolumeError::Unsupported("a file that used up its content keys; copy it"));
-    };
-    let header = Header { generation, used: 1, size: extent.size, epoch, ..header };
+    let mut header = Header { size: extent.size, epoch, ..header };
+    header.next_generation()?;
+    header.used = 1;
+    let generation = header.generation;
     let blocks = blocks_for(extent.size);
     // All that may fail for what is on disk comes before the first change.
     let mut rewritten = Vec::with_capacity(extent.short.len());
@@ -119,8 +115,7 @@ pub fn mend(
     let page = header.encode(&keys)?;
     file.write_at(&page[..], 0).attempt("writing a mended file's header")?;
     file.set_len(stat_size(extent.size)).attempt("setting a mended file's length")?;
-    let kept = Change { mtime: SetTime::At(mtime), ..Change::default() };
-    file.change(&kept).attempt("keeping a file's times")?;
+    file.change(&Change::mtime(mtime)).attempt("keeping a file's times")?;
     file.sync_all().attempt("syncing a mended file")?;
     Ok((Content::open(file, keys, header, &page, epoch)?, size_before))
 }
@@ -139,32 +134,11 @@ fn open_as_it_is(file: &dyn BackingFile, keys: &FileKeys, number: u64, plain: &m
 
 #[cfg(test)]
 mod tests {
-    use super::super::header::WrappedKey;
+    use super::super::error::VolumeError;
     use super::super::host::HostDir;
-    use super::super::keys::{DataKey, VolumeKey, VolumeKeys};
+    use super::super::sample;
     use super::*;
-    use crate::crypto::Secret;
     use proptest::prelude::*;
-
-    fn keys() -> Arc<FileKeys> {
-        let volume = VolumeKeys::derive(&VolumeKey(Secret::new([1; 32])), [2; 16]).unwrap();
-        Arc::new(FileKeys::derive(DataKey(Secret::new([3; 32])), &volume, &[4; 16]).unwrap())
-    }
-
-    fn new_header(keys: &FileKeys) -> Header {
-        let keys_of_file = vec![WrappedKey { key_arn: "arn".into(), ciphertext: vec![1] }];
-        let commitment = *keys.commitment();
-        Header {
-            flags: 0,
-            generation: 0,
-            used: 0,
-            file_id: [4; 16],
-            size: 0,
-            epoch: 1,
-            commitment,
-            keys: keys_of_file,
-        }
-    }
 
     fn read_all(content: &Content) -> Vec<u8> {
         let mut out = vec![0; content.size() as usize];
@@ -180,9 +154,9 @@ mod tests {
             synced in 0..12_000usize, appended in 1..12_000usize, kept in any::<u64>(), longer in any::<bool>(),
         ) {
             let temp = tempfile::tempdir().unwrap();
-            let keys = keys();
+            let keys = sample::keys();
             let file = HostDir::open(temp.path()).unwrap().create_file(b"f", 0o600).unwrap();
-            let content = Content::create(file.clone(), keys.clone(), new_header(&keys));
+            let content = Content::create(file.clone(), keys.clone(), sample::header(&keys));
             let data: Vec<u8> = (0..synced + appended).map(|i| (i % 251) as u8).collect();
             content.write(0, &data[..synced]).unwrap();
             content.sync(true).unwrap();
@@ -222,9 +196,9 @@ mod tests {
     #[test]
     fn a_sparse_file_keeps_its_holes_and_a_bad_tail_stays_an_error() {
         let temp = tempfile::tempdir().unwrap();
-        let keys = keys();
+        let keys = sample::keys();
         let file = HostDir::open(temp.path()).unwrap().create_file(b"f", 0o600).unwrap();
-        let content = Content::create(file.clone(), keys.clone(), new_header(&keys));
+        let content = Content::create(file.clone(), keys.clone(), sample::header(&keys));
         content.write(5 * BLOCK + 9, b"end").unwrap();
         content.sync(true).unwrap();
         let mut page = [0; PAGE as usize];

@@ -15,6 +15,8 @@ pub mod layout;
 pub mod locks;
 pub mod mend;
 pub mod names;
+#[cfg(test)]
+mod sample;
 
 pub use error::{Result, VolumeError};
 
