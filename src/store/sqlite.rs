@@ -28,11 +28,18 @@ const SYNC_EVERY: Duration = Duration::from_millis(500);
 /// A store in one file, with SQLite's `-wal` and `-shm` beside it.
 pub struct SqliteStore {
     path: PathBuf,
-    writer: Mutex<Connection>,
+    writer: Mutex<WriterConnection>,
     /// Connections that wait for the next reader.
     readers: Mutex<Vec<Connection>>,
     syncer: Arc<Syncer>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The connection that writes.
+struct WriterConnection {
+    connection: Connection,
+    /// What its `synchronous` is set for.
+    durability: Durability,
 }
 
 struct Syncer {
@@ -71,7 +78,7 @@ impl SqliteStore {
         let thread = Some(thread.map_err(|e| refused(e.to_string()))?);
         Ok(Self {
             path: path.to_owned(),
-            writer: Mutex::new(writer),
+            writer: Mutex::new(WriterConnection { connection: writer, durability: Durability::Soon }),
             readers: Mutex::default(),
             syncer,
             thread,
@@ -151,6 +158,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(BUSY_SECONDS))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    // As Durability::Soon wants it.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     // What is deleted is overwritten: key material must not stay in free pages.
     connection.pragma_update(None, "secure_delete", "ON")?;
@@ -170,14 +178,17 @@ impl Store for SqliteStore {
     }
 
     fn write(&self, durability: Durability) -> Result<Box<dyn WriteTx + '_>> {
-        let connection = self.writer.lock();
-        let mode = match durability {
-            Durability::Soon => "NORMAL",
-            Durability::Synced => "FULL",
-        };
-        connection.pragma_update(None, "synchronous", mode)?;
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        Ok(Box::new(Writer { store: self, connection, durability, open: true }))
+        let mut writer = self.writer.lock();
+        if writer.durability != durability {
+            let mode = match durability {
+                Durability::Soon => "NORMAL",
+                Durability::Synced => "FULL",
+            };
+            writer.connection.pragma_update(None, "synchronous", mode)?;
+            writer.durability = durability;
+        }
+        writer.connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(Box::new(Writer { store: self, writer, open: true }))
     }
 }
 
@@ -198,8 +209,7 @@ impl Drop for Reader<'_> {
 
 struct Writer<'a> {
     store: &'a SqliteStore,
-    connection: MutexGuard<'a, Connection>,
-    durability: Durability,
+    writer: MutexGuard<'a, WriterConnection>,
     open: bool,
 }
 
@@ -207,37 +217,33 @@ impl Drop for Writer<'_> {
     fn drop(&mut self) {
         if self.open {
             // Fails only where SQLite has rolled back already.
-            let _ = self.connection.execute_batch("ROLLBACK");
+            let _ = self.writer.connection.execute_batch("ROLLBACK");
         }
     }
 }
 
-impl ReadTx for Reader<'_> {
-    fn get(&self, collection: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        get(self.connection()?, collection, key)
-    }
-
-    fn range(
-        &self,
-        collection: &str,
-        from: Bound<&[u8]>,
-        to: Bound<&[u8]>,
-        backwards: bool,
-        limit: usize,
-    ) -> Result<Vec<Item>> {
-        range(self.connection()?, collection, from, to, backwards, limit)
-    }
+/// A view's connection, while the view lasts.
+trait View {
+    fn connection(&self) -> Result<&Connection>;
 }
 
-impl Reader<'_> {
+impl View for Reader<'_> {
     fn connection(&self) -> Result<&Connection> {
         self.connection.as_ref().ok_or_else(|| StoreError::Engine("the view has ended".to_owned()))
     }
 }
 
-impl ReadTx for Writer<'_> {
+impl View for Writer<'_> {
+    fn connection(&self) -> Result<&Connection> {
+        Ok(&self.writer.connection)
+    }
+}
+
+impl<V: View> ReadTx for V {
     fn get(&self, collection: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        get(&self.connection, collection, key)
+        let sql = "SELECT value FROM items WHERE collection = ?1 AND key = ?2";
+        let mut statement = self.connection()?.prepare_cached(sql)?;
+        Ok(statement.query_row(params![collection, key], |row| row.get(0)).optional()?)
     }
 
     fn range(
@@ -248,7 +254,24 @@ impl ReadTx for Writer<'_> {
         backwards: bool,
         limit: usize,
     ) -> Result<Vec<Item>> {
-        range(&self.connection, collection, from, to, backwards, limit)
+        let mut sql = "SELECT key, value FROM items WHERE collection = ?".to_owned();
+        let mut values = vec![Value::Text(collection.to_owned())];
+        for (bound, inclusive, exclusive) in
+            [(from, " AND key >= ?", " AND key > ?"), (to, " AND key <= ?", " AND key < ?")]
+        {
+            let (clause, key) = match bound {
+                Bound::Included(key) => (inclusive, key),
+                Bound::Excluded(key) => (exclusive, key),
+                Bound::Unbounded => continue,
+            };
+            sql.push_str(clause);
+            values.push(Value::Blob(key.to_vec()));
+        }
+        sql.push_str(if backwards { " ORDER BY key DESC LIMIT ?" } else { " ORDER BY key LIMIT ?" });
+        values.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+        let mut statement = self.connection()?.prepare_cached(&sql)?;
+        let rows = statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 }
 
@@ -256,19 +279,19 @@ impl WriteTx for Writer<'_> {
     fn put(&mut self, collection: &str, key: &[u8], value: &[u8]) -> Result<()> {
         let sql = "INSERT INTO items VALUES (?1, ?2, ?3)
             ON CONFLICT (collection, key) DO UPDATE SET value = excluded.value";
-        self.connection.prepare_cached(sql)?.execute(params![collection, key, value])?;
+        self.writer.connection.prepare_cached(sql)?.execute(params![collection, key, value])?;
         Ok(())
     }
 
     fn delete(&mut self, collection: &str, key: &[u8]) -> Result<bool> {
         let sql = "DELETE FROM items WHERE collection = ?1 AND key = ?2";
-        Ok(self.connection.prepare_cached(sql)?.execute(params![collection, key])? > 0)
+        Ok(self.writer.connection.prepare_cached(sql)?.execute(params![collection, key])? > 0)
     }
 
     fn commit(mut self: Box<Self>) -> Result<()> {
-        self.connection.execute_batch("COMMIT")?;
+        self.writer.connection.execute_batch("COMMIT")?;
         self.open = false;
-        if self.durability == Durability::Soon {
+        if self.writer.durability == Durability::Soon {
             let mut state = self.store.syncer.state.lock();
             if !state.dirty {
                 state.dirty = true;
@@ -277,39 +300,6 @@ impl WriteTx for Writer<'_> {
         }
         Ok(())
     }
-}
-
-fn get(connection: &Connection, collection: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
-    let sql = "SELECT value FROM items WHERE collection = ?1 AND key = ?2";
-    Ok(connection.prepare_cached(sql)?.query_row(params![collection, key], |row| row.get(0)).optional()?)
-}
-
-fn range(
-    connection: &Connection,
-    collection: &str,
-    from: Bound<&[u8]>,
-    to: Bound<&[u8]>,
-    backwards: bool,
-    limit: usize,
-) -> Result<Vec<Item>> {
-    let mut sql = "SELECT key, value FROM items WHERE collection = ?".to_owned();
-    let mut values = vec![Value::Text(collection.to_owned())];
-    for (bound, inclusive, exclusive) in
-        [(from, " AND key >= ?", " AND key > ?"), (to, " AND key <= ?", " AND key < ?")]
-    {
-        let (clause, key) = match bound {
-            Bound::Included(key) => (inclusive, key),
-            Bound::Excluded(key) => (exclusive, key),
-            Bound::Unbounded => continue,
-        };
-        sql.push_str(clause);
-        values.push(Value::Blob(key.to_vec()));
-    }
-    sql.push_str(if backwards { " ORDER BY key DESC LIMIT ?" } else { " ORDER BY key LIMIT ?" });
-    values.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
-    let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 impl From<rusqlite::Error> for StoreError {
