@@ -38,10 +38,3 @@ or, where Debian is new enough: apt-get install cargo rustc"
     [ "$(printf '%s\n' 1.88.0 "$have" | sort -V | head -n1)" = 1.88.0 ] ||
         die "Rust $have is too old, 1.88 is needed: rustup update stable"
 }
-
-need_fuse() {
-    need fusermount3:fuse3
-    [ -e /dev/fuse ] || die "/dev/fuse is absent: modprobe fuse, or in a container run it with
-    --device /dev/fuse --cap-add SYS_ADMIN"
-    if [ ! -r /dev/fuse ] || [ ! -w /dev/fuse ]; then die "/dev/fuse may not be opened by $(id -un)"; fi
-}
