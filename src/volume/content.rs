@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::block::{self, BlockHead};
 use super::disk::{BackingFile, Change};
@@ -38,10 +38,13 @@ thread_local! {
 
 /// A file's content, open.
 pub struct Content {
-    file: Arc<dyn BackingFile>,
+    /// Replaced when a file that was opened for reading is opened for writing.
+    file: RwLock<Arc<dyn BackingFile>>,
     keys: Arc<FileKeys>,
     /// Epoch of this mount.
     epoch: u64,
+    /// What a crash cut is read as it is: the file cannot be mended on a read-only mount.
+    excused: bool,
     locks: RangeLocks,
     state: Mutex<State>,
 }
@@ -74,7 +77,7 @@ impl Content {
     pub fn create(file: Arc<dyn BackingFile>, keys: Arc<FileKeys>, header: Header) -> Self {
         let epoch = header.epoch;
         let state = State { header, on_disk: None, size: 0, stat_len: 0, gaps: BTreeMap::new(), covered: 0 };
-        Self { file, keys, epoch, locks: RangeLocks::default(), state: Mutex::new(state) }
+        Self::new(file, keys, epoch, false, state)
     }
 
     /// A finalised file: its header, page 0 from which that was parsed, and the length must agree.
@@ -95,7 +98,37 @@ impl Content {
         }
         let on_disk = Some(header.clone());
         let state = State { size: header.size, header, on_disk, stat_len, gaps: BTreeMap::new(), covered: 0 };
-        Ok(Self { file, keys, epoch, locks: RangeLocks::default(), state: Mutex::new(state) })
+        Ok(Self::new(file, keys, epoch, false, state))
+    }
+
+    /// For reading only: a file that a crash may have cut, of the size that [`super::mend::examine`] found.
+    pub fn open_excused(
+        file: Arc<dyn BackingFile>,
+        keys: Arc<FileKeys>,
+        header: Header,
+        page: &Page,
+        size: u64,
+    ) -> Result<Self> {
+        header.verify(page, &keys)?;
+        let stat_len = file.len().attempt("asking for a file's length")?;
+        let (on_disk, epoch) = (Some(header.clone()), header.epoch);
+        let state = State { size, header, on_disk, stat_len, gaps: BTreeMap::new(), covered: 0 };
+        Ok(Self::new(file, keys, epoch, true, state))
+    }
+
+    fn new(file: Arc<dyn BackingFile>, keys: Arc<FileKeys>, epoch: u64, excused: bool, state: State) -> Self {
+        let (file, state) = (RwLock::new(file), Mutex::new(state));
+        Self { file, keys, epoch, excused, locks: RangeLocks::default(), state }
+    }
+
+    /// The backing file.
+    pub fn file(&self) -> Arc<dyn BackingFile> {
+        self.file.read().clone()
+    }
+
+    /// The same backing file, opened for writing where it was for reading.
+    pub fn set_file(&self, file: Arc<dyn BackingFile>) {
+        *self.file.write() = file;
     }
 
     /// Plaintext bytes.
@@ -139,7 +172,7 @@ impl Content {
         buf: &mut [u8],
     ) -> Result<()> {
         with_pages(&blocks, |cipher| {
-            let read = self.file.read_at(cipher, page_offset(blocks.start)).attempt("reading a file")?;
+            let read = self.file().read_at(cipher, page_offset(blocks.start)).attempt("reading a file")?;
             for (i, page) in cipher.chunks(PAGE as usize).enumerate() {
                 let number = blocks.start + i as u64;
                 let start = number * BLOCK;
@@ -172,6 +205,9 @@ impl Content {
         let due = block_len(size, number);
         let key = self.keys.content(head.generation)?;
         block::open(&key, head, number, page, plain)?;
+        if self.excused {
+            return Ok(());
+        }
         if u64::from(head.len) != due {
             plain.fill(0);
             return Err(VolumeError::damaged(format!(
@@ -228,7 +264,7 @@ impl Content {
                 let old_blocks = blocks_for(before);
                 let due = page_end(blocks.end.max(old_blocks));
                 if state.stat_len != due {
-                    self.file.set_len(due).attempt("growing a file")?;
+                    self.file().set_len(due).attempt("growing a file")?;
                     state.stat_len = due;
                 }
                 if blocks.start > old_blocks {
@@ -241,7 +277,7 @@ impl Content {
     }
 
     /// No block before its header: a file whose first page is zeros is an empty one after a crash.
-    fn write_header_first(&self) -> Result<()> {
+    pub fn write_header_first(&self) -> Result<()> {
         if self.state.lock().on_disk.is_none() {
             let _guard = self.locks.exclusive(0..1);
             let mut state = self.state.lock();
@@ -255,8 +291,8 @@ impl Content {
 
     fn put_header(&self, state: &mut State) -> Result<()> {
         let page = state.header.encode(&self.keys)?;
-        self.file.wait_writeback(0, PAGE).attempt("waiting for a header's writeback")?;
-        self.file.write_at(&page[..], 0).attempt("writing a file's header")?;
+        self.file().wait_writeback(0, PAGE).attempt("waiting for a header's writeback")?;
+        self.file().write_at(&page[..], 0).attempt("writing a file's header")?;
         state.on_disk = Some(state.header.clone());
         Ok(())
     }
@@ -319,7 +355,7 @@ impl Content {
         }
         let mut page = [0; PAGE as usize];
         let read =
-            self.file.read_at(&mut page, page_offset(number)).attempt("reading a block to change it")?;
+            self.file().read_at(&mut page, page_offset(number)).attempt("reading a block to change it")?;
         self.open_block(number, before, if read == page.len() { &page } else { &[] }, plain)
     }
 
@@ -328,10 +364,10 @@ impl Content {
     fn put_pages(&self, blocks: Range<u64>, before: u64, cipher: &[u8]) -> Result<()> {
         let old = blocks.end.min(blocks_for(before)).saturating_sub(blocks.start);
         if old > 0 {
-            let waited = self.file.wait_writeback(page_offset(blocks.start), old * PAGE);
+            let waited = self.file().wait_writeback(page_offset(blocks.start), old * PAGE);
             waited.attempt("waiting for a block's writeback")?;
         }
-        self.file.write_at(cipher, page_offset(blocks.start)).attempt("writing a file")?;
+        self.file().write_at(cipher, page_offset(blocks.start)).attempt("writing a file")?;
         fill_gaps(&mut self.state.lock().gaps, &blocks);
         Ok(())
     }
@@ -341,7 +377,7 @@ impl Content {
         let mut state = self.state.lock();
         if state.size == end {
             let due = page_end(blocks_for(before));
-            if self.file.set_len(due).is_ok() {
+            if self.file().set_len(due).is_ok() {
                 state.stat_len = due;
                 state.size = before;
                 cut_gaps(&mut state.gaps, blocks_for(before));
@@ -385,7 +421,7 @@ impl Content {
             self.read_old(tail, before, plain.as_mut_slice())?;
             block::seal(&key, nonces.take(), tail, generation, &plain[..len], &mut page)?;
         }
-        self.file.set_len(page_end(kept)).attempt("cutting a file")?;
+        self.file().set_len(page_end(kept)).attempt("cutting a file")?;
         {
             let mut state = self.state.lock();
             state.stat_len = page_end(kept);
@@ -413,7 +449,7 @@ impl Content {
             if self.needs_sparse_flag() {
                 continue;
             }
-            let synced = if data_only { self.file.sync() } else { self.file.sync_all() };
+            let synced = if data_only { self.file().sync() } else { self.file().sync_all() };
             return synced.attempt("syncing a file");
         }
     }
@@ -439,14 +475,14 @@ impl Content {
             return Ok(());
         }
         header.epoch = self.epoch;
-        let mtime = self.file.stat().attempt("asking for a file's times")?.mtime;
+        let mtime = self.file().stat().attempt("asking for a file's times")?.mtime;
         state.header = header;
         self.put_header(&mut state)?;
         if state.stat_len != due {
-            self.file.set_len(due).attempt("setting a file's final length")?;
+            self.file().set_len(due).attempt("setting a file's final length")?;
             state.stat_len = due;
         }
-        self.file.change(&Change::mtime(mtime)).attempt("keeping a file's times")
+        self.file().change(&Change::mtime(mtime)).attempt("keeping a file's times")
     }
 }
 

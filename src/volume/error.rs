@@ -133,10 +133,24 @@ impl VolumeError {
 /// Names the attempt in an error of the backing.
 pub(crate) trait Attempt<T> {
     fn attempt(self, what: &'static str) -> Result<T>;
+
+    /// The same for what is done to an entry: the backing's errors about it hold for the plaintext entry too.
+    fn on_entry(self, what: &'static str) -> Result<T>;
 }
 
 impl<T> Attempt<T> for io::Result<T> {
     fn attempt(self, what: &'static str) -> Result<T> {
         self.map_err(|source| VolumeError::Backing { what, source })
+    }
+
+    fn on_entry(self, what: &'static str) -> Result<T> {
+        self.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => VolumeError::NotFound,
+            io::ErrorKind::AlreadyExists => VolumeError::Exists,
+            io::ErrorKind::NotADirectory => VolumeError::NotDirectory,
+            io::ErrorKind::IsADirectory => VolumeError::IsDirectory,
+            io::ErrorKind::DirectoryNotEmpty => VolumeError::NotEmpty,
+            _ => VolumeError::Backing { what, source },
+        })
     }
 }

@@ -126,7 +126,14 @@ impl FileKeys {
 /// Decisions of the key service that still hold: file keys that may be used again without asking.
 pub struct Leases {
     length: Duration,
-    live: Mutex<HashMap<FileId, (Instant, Arc<FileKeys>)>>,
+    live: Mutex<Live>,
+}
+
+#[derive(Default)]
+struct Live {
+    files: HashMap<FileId, (Instant, Arc<FileKeys>)>,
+    /// All were ended this many times.
+    ends: u64,
 }
 
 /// Leases kept at once; when there are more, those that ended go, then any half.
@@ -135,46 +142,57 @@ const MAX_LEASES: usize = 16 * 1024;
 impl Leases {
     /// Leases of this length.
     pub fn new(length: Duration) -> Self {
-        Self { length, live: Mutex::new(HashMap::new()) }
+        Self { length, live: Mutex::default() }
     }
 
     /// The key of a file whose lease is live.
     pub fn get(&self, file: &FileId) -> Option<Arc<FileKeys>> {
-        let mut live = self.live.lock();
-        match live.get(file) {
+        let files = &mut self.live.lock().files;
+        match files.get(file) {
             Some((until, keys)) if Instant::now() < *until => Some(keys.clone()),
             Some(_) => {
-                live.remove(file);
+                files.remove(file);
                 None
             }
             None => None,
         }
     }
 
-    /// Begins a lease.
-    pub fn put(&self, file: FileId, keys: Arc<FileKeys>) {
+    /// To be taken before the key service is asked, and given to [`Self::put`].
+    pub fn mark(&self) -> u64 {
+        self.live.lock().ends
+    }
+
+    /// Begins a lease, unless all were ended since `mark`: the decision may be older than what ended them.
+    pub fn put(&self, file: FileId, keys: Arc<FileKeys>, mark: u64) {
         if self.length.is_zero() {
             return;
         }
         let now = Instant::now();
-        let mut live = self.live.lock();
-        if live.len() >= MAX_LEASES {
-            live.retain(|_, (until, _)| now < *until);
+        let live = &mut *self.live.lock();
+        if live.ends != mark {
+            return;
+        }
+        let files = &mut live.files;
+        if files.len() >= MAX_LEASES {
+            files.retain(|_, (until, _)| now < *until);
             // Still full: half of them, whichever; a lost lease costs one call.
-            if live.len() >= MAX_LEASES {
+            if files.len() >= MAX_LEASES {
                 let mut keep = false;
-                live.retain(|_, _| {
+                files.retain(|_, _| {
                     keep = !keep;
                     keep
                 });
             }
         }
-        live.insert(file, (now + self.length, keys));
+        files.insert(file, (now + self.length, keys));
     }
 
     /// Ends all.
-    pub fn clear(&self) {
-        self.live.lock().clear();
+    pub fn end_all(&self) {
+        let mut live = self.live.lock();
+        live.files.clear();
+        live.ends += 1;
     }
 }
 

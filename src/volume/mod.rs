@@ -2,23 +2,38 @@
 //! of that page, and [`layout`] all arithmetic between plaintext offsets and pages. [`disk`] is the
 //! backing directory as the volume sees it.
 
+mod attrs;
 pub mod block;
 pub mod content;
+mod core;
 pub mod descriptor;
 pub mod disk;
 pub mod epoch;
 mod error;
+mod file;
+mod files;
 pub mod header;
 pub mod host;
 pub mod keys;
 pub mod layout;
+mod listing;
 pub mod locks;
 pub mod mend;
 pub mod names;
+mod nodes;
+mod recover;
 #[cfg(test)]
 mod sample;
+mod tree;
+mod types;
 
+pub use self::core::{Core, Volume};
+pub use attrs::ENVELOPE;
 pub use error::{Result, VolumeError};
+pub use types::{
+    Attr, Caller, DirEntry, Envelope, EnvelopeKey, HandleId, NodeId, OpenMode, ROOT, SetAttr, Status,
+    VolumeOptions,
+};
 
 /// Version of the on-disk format, as docs/format.md states it.
 pub const FORMAT_VERSION: u32 = 1;

@@ -1,0 +1,276 @@
+//! The objects that the kernel knows: node numbers, where they are in the tree, how often they were looked up.
+//!
+//! A node's number is the backing's inode number, so that it is stable. A number that the backing gives again
+//! while the kernel still remembers its first bearer gets another generation. Nobody holds a file open whose
+//! number is given again: an open file keeps its inode.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::disk::{Dir, Kind, Stat};
+use super::error::{Result, VolumeError};
+use super::file::File;
+use super::names::DirId;
+use super::types::{NodeId, ROOT};
+
+/// A directory of the volume, held open.
+pub struct Directory {
+    /// The backing directory.
+    pub dir: Arc<dyn Dir>,
+    /// Associated data of its names.
+    pub id: DirId,
+}
+
+/// One name of an object: an entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The directory.
+    pub parent: NodeId,
+    /// The encrypted name in it.
+    pub entry: Vec<u8>,
+}
+
+/// One object.
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Number of the backing's inode.
+    pub ino: u64,
+    /// Its kind.
+    pub kind: Kind,
+    /// See [`super::Attr::generation`].
+    pub generation: u64,
+    /// The names of it that were seen.
+    links: Mutex<Vec<Link>>,
+    /// Its last name is gone: the number may be given again.
+    gone: AtomicBool,
+    /// Held while the file is being opened or closed, so that it has one [`File`].
+    pub opening: Mutex<()>,
+    /// The content, while it is open.
+    file: Mutex<Option<Arc<File>>>,
+    /// The directory, while it is held open.
+    directory: Mutex<Option<Arc<Directory>>>,
+}
+
+impl Node {
+    fn new(id: NodeId, stat: &Stat, generation: u64) -> Self {
+        Self {
+            id,
+            ino: stat.ino,
+            kind: stat.kind,
+            generation,
+            links: Mutex::default(),
+            gone: AtomicBool::new(false),
+            opening: Mutex::new(()),
+            file: Mutex::default(),
+            directory: Mutex::default(),
+        }
+    }
+
+    /// Any name of it; None if all that were known are gone.
+    pub fn link(&self) -> Option<Link> {
+        self.links.lock().first().cloned()
+    }
+
+    /// True if its last name is gone.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// The content, if it is open.
+    pub fn file(&self) -> Option<Arc<File>> {
+        self.file.lock().clone()
+    }
+
+    /// Sets or takes away the open content.
+    pub fn set_file(&self, file: Option<Arc<File>>) {
+        *self.file.lock() = file;
+    }
+
+    /// The directory, if it is held open.
+    pub fn directory(&self) -> Option<Arc<Directory>> {
+        self.directory.lock().clone()
+    }
+}
+
+/// All nodes.
+pub struct Nodes {
+    /// Device and inode number of the root.
+    dev: u64,
+    root_ino: u64,
+    generations: AtomicU64,
+    table: Mutex<HashMap<NodeId, Known>>,
+    /// Nodes whose directory is held open, oldest first; the root is not among them.
+    held: Mutex<VecDeque<Arc<Node>>>,
+    max_held: usize,
+}
+
+struct Known {
+    node: Arc<Node>,
+    /// Lookups that were not forgotten.
+    lookups: u64,
+    /// Names of known nodes in this directory.
+    children: u64,
+}
+
+impl Nodes {
+    /// Knows the root only.
+    pub fn new(root: Directory, stat: &Stat, max_held: usize) -> Self {
+        let node = Node::new(ROOT, stat, 0);
+        *node.directory.lock() = Some(Arc::new(root));
+        let known = Known { node: Arc::new(node), lookups: 1, children: 0 };
+        Self {
+            dev: stat.dev,
+            root_ino: stat.ino,
+            generations: AtomicU64::new(1),
+            table: Mutex::new([(ROOT, known)].into()),
+            held: Mutex::default(),
+            max_held: max_held.max(1),
+        }
+    }
+
+    /// Number of a backing inode: its own, but the root and inode 1 change places.
+    pub fn id_of(&self, ino: u64) -> NodeId {
+        match ino {
+            ino if ino == self.root_ino => ROOT,
+            ROOT => self.root_ino,
+            ino => ino,
+        }
+    }
+
+    /// How many are known.
+    pub fn len(&self) -> usize {
+        self.table.lock().len()
+    }
+
+    /// A known node.
+    pub fn get(&self, id: NodeId) -> Result<Arc<Node>> {
+        self.table.lock().get(&id).map(|k| k.node.clone()).ok_or(VolumeError::Stale)
+    }
+
+    /// The open content of all nodes.
+    pub fn open_files(&self) -> Vec<Arc<File>> {
+        self.table.lock().values().filter_map(|k| k.node.file()).collect()
+    }
+
+    /// Counts a lookup of the object at `link`.
+    pub fn remember(&self, stat: &Stat, link: &Link) -> Result<Arc<Node>> {
+        if stat.dev != self.dev {
+            return Err(VolumeError::Unsupported("another filesystem mounted inside a volume"));
+        }
+        let id = self.id_of(stat.ino);
+        let mut table = self.table.lock();
+        let known = table.entry(id).or_insert_with(|| {
+            let generation = self.generations.load(Ordering::Relaxed);
+            Known { node: Arc::new(Node::new(id, stat, generation)), lookups: 0, children: 0 }
+        });
+        if known.node.is_gone() || known.node.kind != stat.kind {
+            // The backing has given the number again; the lookups of the first bearer are still to be forgotten.
+            let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+            known.node = Arc::new(Node::new(id, stat, generation));
+        }
+        known.lookups += 1;
+        let node = known.node.clone();
+        Self::add_link(&mut table, &node, link);
+        Ok(node)
+    }
+
+    fn add_link(table: &mut HashMap<NodeId, Known>, node: &Node, link: &Link) {
+        let mut links = node.links.lock();
+        if !links.contains(link) {
+            links.push(link.clone());
+            if let Some(parent) = table.get_mut(&link.parent) {
+                parent.children += 1;
+            }
+        }
+    }
+
+    fn remove_link(table: &mut HashMap<NodeId, Known>, node: &Node, link: &Link) {
+        let mut links = node.links.lock();
+        if let Some(at) = links.iter().position(|l| l == link) {
+            links.remove(at);
+            drop(links);
+            Self::lose_child(table, link.parent);
+        }
+    }
+
+    fn lose_child(table: &mut HashMap<NodeId, Known>, parent: NodeId) {
+        if let Some(known) = table.get_mut(&parent) {
+            known.children = known.children.saturating_sub(1);
+            Self::drop_if_unused(table, parent);
+        }
+    }
+
+    /// A node goes when nobody remembers it, nothing known is in it, and it is not open.
+    fn drop_if_unused(table: &mut HashMap<NodeId, Known>, id: NodeId) {
+        let mut id = id;
+        // Upwards: the last known name in a directory may have kept that.
+        while id != ROOT {
+            let unused = |k: &Known| k.lookups == 0 && k.children == 0 && k.node.file().is_none();
+            if !table.get(&id).is_some_and(unused) {
+                return;
+            }
+            let Some(known) = table.remove(&id) else { return };
+            let links = std::mem::take(&mut *known.node.links.lock());
+            // All but one parent are few: hard links of one file in several directories.
+            for link in links.iter().skip(1) {
+                Self::lose_child(table, link.parent);
+            }
+            let Some(first) = links.first() else { return };
+            if let Some(parent) = table.get_mut(&first.parent) {
+                parent.children = parent.children.saturating_sub(1);
+            }
+            id = first.parent;
+        }
+    }
+
+    /// Takes back lookups.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        let mut table = self.table.lock();
+        if let Some(known) = table.get_mut(&id) {
+            known.lookups = known.lookups.saturating_sub(count);
+            Self::drop_if_unused(&mut table, id);
+        }
+    }
+
+    /// A file was closed: it may be the last that kept its node.
+    pub fn closed(&self, id: NodeId) {
+        Self::drop_if_unused(&mut self.table.lock(), id);
+    }
+
+    /// A name is gone; with `last` the object has no other.
+    pub fn unlinked(&self, ino: u64, link: &Link, last: bool) {
+        let id = self.id_of(ino);
+        let mut table = self.table.lock();
+        let Some(node) = table.get(&id).map(|k| k.node.clone()) else { return };
+        if last {
+            node.gone.store(true, Ordering::Relaxed);
+            *node.directory.lock() = None;
+        }
+        Self::remove_link(&mut table, &node, link);
+        Self::drop_if_unused(&mut table, id);
+    }
+
+    /// An object has another name in the place of one.
+    pub fn moved(&self, ino: u64, from: &Link, to: &Link) {
+        let mut table = self.table.lock();
+        let Some(node) = table.get(&self.id_of(ino)).map(|k| k.node.clone()) else { return };
+        Self::add_link(&mut table, &node, to);
+        Self::remove_link(&mut table, &node, from);
+    }
+
+    /// Keeps a node's directory open, and lets the one go that was opened first if there are too many.
+    pub fn hold(&self, node: &Arc<Node>, directory: Arc<Directory>) {
+        *node.directory.lock() = Some(directory);
+        let mut held = self.held.lock();
+        held.push_back(node.clone());
+        if held.len() > self.max_held
+            && let Some(oldest) = held.pop_front()
+        {
+            *oldest.directory.lock() = None;
+        }
+    }
+}

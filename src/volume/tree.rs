@@ -1,0 +1,480 @@
+//! Names: finding, making, moving and removing them. A directory's names change under its lock.
+//!
+//! What a power cut leaves: a directory is renamed into place with its id inside; the link with a long name
+//! stands before the entry it belongs to and goes after it; a directory is renamed away before it is taken
+//! apart. Temporary names and links without an entry are rubbish that the next mount takes away.
+
+use std::io;
+use std::sync::Arc;
+
+use super::core::Core;
+use super::descriptor::LINKS_DIR;
+use super::disk::{Change, Dir, Kind, RenameMode, Stat};
+use super::error::{Attempt, Result, VolumeError};
+use super::names::{self, DIR_ID, EntryClass, OVERFLOW_PIECE, StoredName, classify, overflow_name};
+use super::nodes::{Directory, Link, Node};
+use super::recover;
+use super::types::{Attr, Caller, NodeId, OpenMode, ROOT};
+
+const STAT: &str = "asking for an entry's attributes";
+
+impl Core {
+    /// A node's directory, opened by way of its parents if it is not held open.
+    pub(super) fn directory(&self, id: NodeId) -> Result<Arc<Directory>> {
+        let node = self.nodes.get(id)?;
+        if let Some(directory) = node.directory() {
+            return Ok(directory);
+        }
+        if node.kind != Kind::Directory {
+            return Err(VolumeError::NotDirectory);
+        }
+        let opened = self.at_link(&node, |parent, link| {
+            let dir = parent.dir.open_dir(&link.entry).on_entry("opening a directory")?;
+            let found = dir.stat().attempt("asking for a directory's attributes")?;
+            if found.ino != node.ino {
+                return Err(VolumeError::Stale);
+            }
+            open_directory(dir)
+        });
+        let directory = Arc::new(opened.inspect_err(|e| self.tell_damage(None, e))?);
+        self.nodes.hold(&node, directory.clone());
+        Ok(directory)
+    }
+
+    /// Does something at a name of a node; once more if the name changed meanwhile.
+    pub(super) fn at_link<T>(&self, node: &Node, f: impl Fn(&Directory, &Link) -> Result<T>) -> Result<T> {
+        let mut link = node.link().ok_or(VolumeError::Stale)?;
+        loop {
+            let done = self.directory(link.parent).and_then(|directory| f(&directory, &link));
+            match (done, node.link()) {
+                (Err(VolumeError::NotFound | VolumeError::Stale), Some(now)) if now != link => link = now,
+                (done, _) => return done,
+            }
+        }
+    }
+
+    /// Finds an entry and counts one more lookup of its node.
+    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Attr> {
+        let directory = self.directory(parent)?;
+        let entry = self.keys.encode_name(&directory.id, name)?.entry;
+        self.enter(&directory, Link { parent, entry })
+    }
+
+    /// Counts a lookup of what is at `link`.
+    pub(super) fn enter(&self, directory: &Directory, link: Link) -> Result<Attr> {
+        let stat = directory.dir.stat_at(&link.entry).on_entry(STAT)?;
+        let node = self.nodes.remember(&stat, &link)?;
+        let attr = self.attr(&node, stat, Some((directory, &link.entry)));
+        if attr.is_err() {
+            self.nodes.forget(node.id, 1);
+        }
+        attr
+    }
+
+    /// Takes back `count` lookups.
+    pub fn forget(&self, node: NodeId, count: u64) {
+        self.nodes.forget(node, count);
+    }
+
+    /// Makes an entry whose name may be a long one: the link with the name comes first, and goes if there
+    /// is no entry in the end.
+    pub(super) fn with_long_name<T>(
+        &self,
+        directory: &Directory,
+        stored: &StoredName,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let Some((link, full)) = &stored.long else { return make() };
+        let what = "storing a long name";
+        match directory.dir.symlink(full, link) {
+            // There already, for an entry that is or for one that a crash prevented.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return make(),
+            made => made.attempt(what)?,
+        }
+        if !directory.dir.orders_metadata() {
+            directory.dir.sync().attempt(what)?;
+        }
+        let made = make();
+        if made.is_err() {
+            // Best effort: a link without an entry is rubbish that does no harm.
+            let _ = directory.dir.unlink(link);
+        }
+        made
+    }
+
+    /// Takes away the link of a long name whose entry is gone.
+    fn drop_long_name(&self, directory: &Directory, stored: &StoredName) {
+        if let Some((link, _)) = &stored.long {
+            // Best effort, as above.
+            let _ = directory.dir.unlink(link);
+        }
+    }
+
+    /// A regular file, FIFO, socket or device; `perm` has the umask applied. Counts a lookup.
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        kind: Kind,
+        perm: u32,
+        rdev: u64,
+    ) -> Result<Attr> {
+        if kind == Kind::File {
+            let mode = OpenMode { read: false, write: true, truncate: false, kill_priv: false };
+            let (attr, handle) = self.create(caller, parent, name, perm, mode)?;
+            self.release(handle)?;
+            return Ok(attr);
+        }
+        self.make(caller, parent, name, perm, |directory, entry| {
+            directory.dir.mknod(entry, kind, perm, rdev).on_entry("making a special file")
+        })
+    }
+
+    /// Makes an entry, gives it to its owner, and counts a lookup.
+    fn make(
+        &self,
+        caller: Caller,
+        parent: NodeId,
+        name: &[u8],
+        perm: u32,
+        make: impl FnOnce(&Directory, &[u8]) -> Result<()>,
+    ) -> Result<Attr> {
+        self.writable()?;
+        let directory = self.directory(parent)?;
+        let stored = self.keys.encode_name(&directory.id, name)?;
+        let _names = self.lock_directory(parent);
+        self.with_long_name(&directory, &stored, || make(&directory, &stored.entry))?;
+        if self.options.chown_to_caller {
+            let stat = directory.dir.stat_at(&stored.entry).on_entry(STAT)?;
+            if let Some(change) = self.owner_of_new(caller, &directory, &stat, perm)? {
+                let given = directory.dir.change(Some(&stored.entry), &change);
+                given.attempt("giving a new entry to its owner")?;
+            }
+        }
+        self.enter(&directory, Link { parent, entry: stored.entry })
+    }
+
+    /// Counts a lookup.
+    pub fn mkdir(&self, caller: Caller, parent: NodeId, name: &[u8], perm: u32) -> Result<Attr> {
+        self.make(caller, parent, name, perm, |directory, entry| {
+            let temporary = names::temporary_name()?;
+            // In the same parent, so that group, ACLs and project are those that mkdir would give.
+            directory.dir.mkdir(&temporary, perm | 0o700).on_entry("making a directory")?;
+            let made = fill_directory(directory, &temporary, perm).and_then(|()| {
+                directory.dir.rename(&temporary, &*directory.dir, entry, RenameMode::NoReplace)
+            });
+            if made.is_err() {
+                // Best effort: the error that counts is the one above.
+                let _ = recover::remove_entry(&*directory.dir, &temporary, Kind::Directory);
+            }
+            made.on_entry("making a directory")
+        })
+    }
+
+    /// Counts a lookup.
+    pub fn symlink(&self, caller: Caller, parent: NodeId, name: &[u8], target: &[u8]) -> Result<Attr> {
+        if target.is_empty() {
+            return Err(VolumeError::NotFound);
+        }
+        self.writable()?;
+        let stored = self.keys.encode_target(target)?;
+        let what = "storing a long target";
+        if !stored.overflow.is_empty() {
+            let links = self.private.open_dir(LINKS_DIR).attempt(what)?;
+            for (piece, text) in &stored.overflow {
+                links.symlink(text, piece).attempt(what)?;
+            }
+            if !links.orders_metadata() {
+                links.sync().attempt(what)?;
+            }
+        }
+        let made = self.make(caller, parent, name, 0o777, |directory, entry| {
+            directory.dir.symlink(&stored.target, entry).on_entry("making a symbolic link")
+        });
+        if made.is_err() {
+            self.drop_overflow(&stored.target);
+        }
+        made
+    }
+
+    /// The plaintext target.
+    pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
+        let node = self.nodes.get(node)?;
+        if node.kind != Kind::Symlink {
+            return Err(VolumeError::Invalid("not a symbolic link"));
+        }
+        let target = self.at_link(&node, |directory, link| self.target(directory, &link.entry));
+        target.inspect_err(|e| self.tell_damage(None, e))
+    }
+
+    pub(super) fn target(&self, directory: &Directory, entry: &[u8]) -> Result<Vec<u8>> {
+        let what = "reading a symbolic link";
+        let stored = directory.dir.readlink(entry).on_entry(what)?;
+        let Some(id) = names::overflow_id(&stored) else { return self.keys.decode_target(&stored) };
+        let links = self.private.open_dir(LINKS_DIR).attempt(what)?;
+        let mut text = Vec::new();
+        for index in 0.. {
+            let piece = match links.readlink(&overflow_name(id, index)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                piece => piece.attempt(what)?,
+            };
+            text.extend_from_slice(&piece);
+            if piece.len() < OVERFLOW_PIECE {
+                break;
+            }
+        }
+        self.keys.decode_target(&text)
+    }
+
+    /// Takes away the pieces of a target that stands elsewhere.
+    fn drop_overflow(&self, target: &[u8]) {
+        let Some(id) = names::overflow_id(target) else { return };
+        let Ok(links) = self.private.open_dir(LINKS_DIR) else { return };
+        // Best effort: pieces that no link names are rubbish.
+        for index in 0.. {
+            if links.unlink(&overflow_name(id, index)).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Removes a name that is not a directory's.
+    pub fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        let directory = self.directory(parent)?;
+        let stored = self.keys.encode_name(&directory.id, name)?;
+        let _names = self.lock_directory(parent);
+        let stat = directory.dir.stat_at(&stored.entry).on_entry(STAT)?;
+        if stat.kind == Kind::Directory {
+            return Err(VolumeError::IsDirectory);
+        }
+        let target = self.overflowing_target(&directory, &stored.entry, &stat);
+        directory.dir.unlink(&stored.entry).on_entry("removing a name")?;
+        self.removed(&directory, parent, &stored, &stat, target);
+        Ok(())
+    }
+
+    /// The stored target of a link that is about to lose its last name, if that stands elsewhere.
+    fn overflowing_target(&self, directory: &Directory, entry: &[u8], stat: &Stat) -> Option<Vec<u8>> {
+        let may_be = stat.kind == Kind::Symlink && stat.nlink == 1 && names::target_len(stat.size).is_none();
+        if may_be { directory.dir.readlink(entry).ok() } else { None }
+    }
+
+    /// An entry is gone from the backing: what belonged to it goes too.
+    fn removed(
+        &self,
+        directory: &Directory,
+        parent: NodeId,
+        stored: &StoredName,
+        stat: &Stat,
+        target: Option<Vec<u8>>,
+    ) {
+        self.drop_long_name(directory, stored);
+        let link = Link { parent, entry: stored.entry.clone() };
+        self.nodes.unlinked(stat.ino, &link, stat.kind == Kind::Directory || stat.nlink <= 1);
+        if let Some(target) = target {
+            self.drop_overflow(&target);
+        }
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        let directory = self.directory(parent)?;
+        let stored = self.keys.encode_name(&directory.id, name)?;
+        let stat = directory.dir.stat_at(&stored.entry).on_entry(STAT)?;
+        if stat.kind != Kind::Directory {
+            return Err(VolumeError::NotDirectory);
+        }
+        let _names = self.lock_directories(&[parent, self.nodes.id_of(stat.ino)]);
+        check_empty(&*directory.dir, &stored.entry)?;
+        let temporary = names::temporary_name()?;
+        let what = "removing a directory";
+        directory
+            .dir
+            .rename(&stored.entry, &*directory.dir, &temporary, RenameMode::NoReplace)
+            .on_entry(what)?;
+        self.removed(&directory, parent, &stored, &stat, None);
+        recover::remove_entry(&*directory.dir, &temporary, Kind::Directory).attempt(what)
+    }
+
+    /// A further name for a file. Counts a lookup.
+    pub fn link(&self, node: NodeId, to_parent: NodeId, to_name: &[u8]) -> Result<Attr> {
+        self.writable()?;
+        let node = self.nodes.get(node)?;
+        if node.kind == Kind::Directory {
+            return Err(VolumeError::NotPermitted("a hard link to a directory"));
+        }
+        let to = self.directory(to_parent)?;
+        let stored = self.keys.encode_name(&to.id, to_name)?;
+        let _names = self.lock_directory(to_parent);
+        self.with_long_name(&to, &stored, || {
+            self.at_link(&node, |from, link| {
+                from.dir.link(&link.entry, &*to.dir, &stored.entry).on_entry("making a hard link")
+            })
+        })?;
+        self.enter(&to, Link { parent: to_parent, entry: stored.entry })
+    }
+
+    /// rename, RENAME_NOREPLACE, RENAME_EXCHANGE.
+    pub fn rename(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        to_parent: NodeId,
+        to_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
+        self.writable()?;
+        let (from, to) = (self.directory(parent)?, self.directory(to_parent)?);
+        let old = self.keys.encode_name(&from.id, name)?;
+        let new = self.keys.encode_name(&to.id, to_name)?;
+        let moving = from.dir.stat_at(&old.entry).on_entry(STAT)?;
+        let replaced = match to.dir.stat_at(&new.entry).on_entry(STAT) {
+            Err(VolumeError::NotFound) => None,
+            stat => Some(stat?),
+        };
+        let mut locked = vec![parent, to_parent];
+        locked.extend(replaced.iter().filter(|s| s.kind == Kind::Directory).map(|s| self.nodes.id_of(s.ino)));
+        let _names = self.lock_directories(&locked);
+        let from_link = Link { parent, entry: old.entry.clone() };
+        let to_link = Link { parent: to_parent, entry: new.entry.clone() };
+        let what = "renaming";
+        let rename = |mode| from.dir.rename(&old.entry, &*to.dir, &new.entry, mode).on_entry(what);
+        match (mode, &replaced) {
+            (RenameMode::Exchange, None) => return Err(VolumeError::NotFound),
+            (RenameMode::NoReplace, Some(_)) => return Err(VolumeError::Exists),
+            // Two names of one object: POSIX says that nothing happens.
+            (_, Some(there)) if there.ino == moving.ino => return Ok(()),
+            (RenameMode::Exchange, Some(there)) => {
+                rename(RenameMode::Exchange)?;
+                self.nodes.moved(moving.ino, &from_link, &to_link);
+                self.nodes.moved(there.ino, &to_link, &from_link);
+                return Ok(());
+            }
+            (RenameMode::Replace, Some(there)) => match (moving.kind, there.kind) {
+                (Kind::Directory, Kind::Directory) => {
+                    check_empty(&*to.dir, &new.entry)?;
+                    rename(RenameMode::Exchange)?;
+                    self.nodes.moved(moving.ino, &from_link, &to_link);
+                    self.removed_after_exchange(&from, parent, &old, there, &to_link)?;
+                }
+                (Kind::Directory, _) => return Err(VolumeError::NotDirectory),
+                (_, Kind::Directory) => return Err(VolumeError::IsDirectory),
+                _ => {
+                    self.prepare_to_replace(&from, &old.entry, &moving)?;
+                    let target = self.overflowing_target(&to, &new.entry, there);
+                    rename(RenameMode::Replace)?;
+                    self.nodes.unlinked(there.ino, &to_link, there.nlink <= 1);
+                    self.nodes.moved(moving.ino, &from_link, &to_link);
+                    if let Some(target) = target {
+                        self.drop_overflow(&target);
+                    }
+                    self.drop_long_name(&from, &old);
+                }
+            },
+            (_, None) => {
+                self.with_long_name(&to, &new, || rename(RenameMode::NoReplace))?;
+                self.nodes.moved(moving.ino, &from_link, &to_link);
+                self.drop_long_name(&from, &old);
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory that was replaced stands under the old name now.
+    fn removed_after_exchange(
+        &self,
+        from: &Directory,
+        parent: NodeId,
+        old: &StoredName,
+        there: &Stat,
+        to_link: &Link,
+    ) -> Result<()> {
+        self.nodes.moved(there.ino, to_link, &Link { parent, entry: old.entry.clone() });
+        let temporary = names::temporary_name()?;
+        let what = "removing a directory that was replaced";
+        from.dir.rename(&old.entry, &*from.dir, &temporary, RenameMode::NoReplace).on_entry(what)?;
+        self.removed(from, parent, old, there, None);
+        recover::remove_entry(&*from.dir, &temporary, Kind::Directory).attempt(what)
+    }
+
+    /// Before a file takes another's name: its header is in the backing, and where the backing does not flush
+    /// on such a rename, its writeback is on the way. Otherwise a crash could leave an empty file in the place
+    /// of a good one.
+    fn prepare_to_replace(&self, from: &Directory, entry: &[u8], moving: &Stat) -> Result<()> {
+        if moving.kind != Kind::File {
+            return Ok(());
+        }
+        let open = self.nodes.get(self.nodes.id_of(moving.ino)).ok().and_then(|node| node.file());
+        if let Some(file) = open.as_ref().filter(|f| f.is_writable()) {
+            file.content.write_header_first()?;
+        }
+        if from.dir.flushes_on_rename() {
+            return Ok(());
+        }
+        let backing = match &open {
+            Some(file) => file.content.file(),
+            None => match from.dir.open_file(entry, false) {
+                Ok(file) => file,
+                // Nobody who may not read it has written to it here.
+                Err(_) => return Ok(()),
+            },
+        };
+        backing.start_writeback().attempt("writing a file back before it is renamed")
+    }
+
+    /// Number of the directory above, for `..`.
+    pub(super) fn parent_of(&self, node: &Node) -> NodeId {
+        node.link().map_or(ROOT, |link| link.parent)
+    }
+}
+
+fn open_directory(dir: Arc<dyn Dir>) -> Result<Directory> {
+    let id = match dir.readlink(DIR_ID) {
+        Ok(target) => names::parse_dir_id(&target)?,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
+            return Err(VolumeError::damaged(
+                "a directory has no id (kmsfs.dir); the directory can be removed",
+            ));
+        }
+        Err(source) => return Err(VolumeError::Backing { what: "reading a directory's id", source }),
+    };
+    Ok(Directory { dir, id })
+}
+
+/// The id into a new directory that nobody sees yet.
+fn fill_directory(directory: &Directory, temporary: &[u8], perm: u32) -> io::Result<()> {
+    let made = directory.dir.open_dir(temporary)?;
+    // A random id: an error would be the system's lack of randomness.
+    let id = names::new_dir_id().map_err(io::Error::other)?;
+    made.symlink(&names::encode_dir_id(&id), DIR_ID)?;
+    if !made.orders_metadata() {
+        made.sync()?;
+    }
+    if perm & 0o700 != 0o700 {
+        let inherited = made.stat()?.perm & 0o2000;
+        directory
+            .dir
+            .change(Some(temporary), &Change { perm: Some(perm | inherited), ..Change::default() })?;
+    }
+    Ok(())
+}
+
+/// ENOTEMPTY if a directory holds more than its id and rubbish.
+fn check_empty(parent: &dyn Dir, entry: &[u8]) -> Result<()> {
+    let what = "looking whether a directory is empty";
+    let dir = parent.open_dir(entry).on_entry(what)?;
+    let entries = dir.entries().attempt(what)?;
+    let is_rubbish = |name: &[u8]| match classify(name) {
+        EntryClass::Temporary => true,
+        EntryClass::LongName => {
+            let entry = names::entry_of_long_name(name);
+            entries.iter().all(|e| e.name != entry)
+        }
+        EntryClass::Reserved => name == DIR_ID,
+        EntryClass::Name | EntryClass::Long => false,
+    };
+    if entries.iter().all(|e| is_rubbish(&e.name)) { Ok(()) } else { Err(VolumeError::NotEmpty) }
+}
