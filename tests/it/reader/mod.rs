@@ -4,6 +4,7 @@
 
 mod cross;
 mod file;
+mod fresh;
 mod handmade;
 mod primitives;
 mod volume;
