@@ -7,5 +7,6 @@ pub mod audit;
 pub mod crypto;
 pub mod iam;
 pub mod kms;
+pub mod mount;
 pub mod store;
 pub mod volume;

@@ -1,0 +1,222 @@
+//! Layer 7: the kernel. [`mount`] puts a [`Volume`] under a directory by FUSE: numbers become types, errors
+//! become errno, nothing is decided. fuser's types stay inside.
+
+mod adaptor;
+mod convert;
+mod errno;
+mod point;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fuser::{BackgroundSession, Config, INodeNo, Notifier, Session, SessionACL};
+use parking_lot::Mutex;
+
+use crate::volume::{NodeId, Volume};
+
+/// How a volume is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Shown as the source in /proc/mounts: the backing directory.
+    pub source: String,
+    /// Other users may use the mount, within the permissions of its files.
+    pub allow_other: bool,
+    /// The kernel refuses all writing. The volume itself must be opened read-only as well.
+    pub read_only: bool,
+    /// Bypass the page cache, which all who have a file open share: each read and write is asked of the
+    /// volume, and answered by what its handle may do at that moment.
+    pub isolate: bool,
+    /// Threads that serve requests, at least one.
+    pub threads: usize,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self { source: "kmsfs".into(), allow_other: false, read_only: false, isolate: false, threads: 2 }
+    }
+}
+
+/// What can go wrong with a mount as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// No /dev/fuse.
+    #[error(
+        "cannot open /dev/fuse: {0}; load the module with `modprobe fuse` (a container needs --device /dev/fuse)"
+    )]
+    NoDevice(#[source] io::Error),
+    /// fusermount3 could not be run.
+    #[error("cannot run fusermount3: {0}; only root can do without it: install the package fuse3")]
+    NoHelper(#[source] io::Error),
+    /// The mount point cannot be reached.
+    #[error("cannot use {point} as a mount point: {source}")]
+    Point {
+        /// As given.
+        point: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel or fusermount3 refused.
+    #[error("cannot mount on {point}: {reason}")]
+    Refused {
+        /// The mount point.
+        point: PathBuf,
+        /// Their words.
+        reason: String,
+    },
+    /// Mounted, but it does not serve.
+    #[error("the mount on {point} does not answer and was taken away: {source}")]
+    Silent {
+        /// The mount point.
+        point: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// In use.
+    #[error(
+        "{point} is in use: close the files that are open there and leave its directories (`fuser -vm {point}` lists \
+         who), then unmount again"
+    )]
+    Busy {
+        /// The mount point.
+        point: PathBuf,
+    },
+    /// Unmounting was refused.
+    #[error("cannot unmount {point}: {reason}")]
+    Unmount {
+        /// The mount point.
+        point: PathBuf,
+        /// Their words.
+        reason: String,
+    },
+    /// A serving thread ended before the mount did.
+    #[error("serving {point} ended early: {source}")]
+    Ended {
+        /// The mount point.
+        point: PathBuf,
+        /// What ended it.
+        source: io::Error,
+    },
+}
+
+/// A volume under a directory. Dropping it takes the mount away, lazily if it is in use.
+pub struct Mounted {
+    point: PathBuf,
+    /// Of the mounted filesystem.
+    device: (u32, u32),
+    notifier: Notifier,
+    /// None only while it is being joined.
+    session: Option<BackgroundSession>,
+    /// One unmounting at a time.
+    unmounting: Mutex<()>,
+}
+
+/// Mounts `volume` on the directory `point`; returns when the mount answers. The volume stays the caller's:
+/// [`Volume::close`] it after [`Mounted::join`].
+///
+/// # Errors
+/// See [`MountError`]; nothing stays mounted then.
+pub fn mount(volume: Arc<Volume>, point: &Path, options: &MountOptions) -> Result<Mounted, MountError> {
+    let point =
+        point.canonicalize().map_err(|source| MountError::Point { point: point.to_owned(), source })?;
+    let device = point::attach(&point, options)?;
+    let adaptor = adaptor::Adaptor::new(volume, options.isolate);
+    serve(adaptor, device, &point, options).inspect_err(|_| {
+        // The first error tells more than a second one could.
+        let _ = point::detach(&point, true);
+    })
+}
+
+fn serve(
+    adaptor: adaptor::Adaptor,
+    device: OwnedFd,
+    point: &Path,
+    options: &MountOptions,
+) -> Result<Mounted, MountError> {
+    let silent = |source| MountError::Silent { point: point.to_owned(), source };
+    let mut config = Config::default();
+    config.n_threads = Some(options.threads.max(1));
+    config.clone_fd = point::can_clone();
+    // The kernel already keeps strangers out; its own requests come as root.
+    let session = Session::from_fd(adaptor, device, SessionACL::All, config).map_err(silent)?;
+    let notifier = session.notifier();
+    let session = session.spawn().map_err(silent)?;
+    rustix::fs::statvfs(point).map_err(|e| silent(e.into()))?;
+    let device = point::device_of(point).map_err(silent)?;
+    point::raise_readahead(device, adaptor::MAX_REQUEST);
+    Ok(Mounted {
+        point: point.to_owned(),
+        device,
+        notifier,
+        session: Some(session),
+        unmounting: Mutex::new(()),
+    })
+}
+
+impl Mounted {
+    /// The mount point, absolute and without links.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// False once it is unmounted, by whomever, and nothing of it is open any more.
+    pub fn is_running(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| !session.guard.is_finished())
+    }
+
+    /// Takes the mount away; a mount that is away already is no error. [`Mounted::join`] then waits for the
+    /// last requests.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`] while files are open or directories are in use there; the mount stays.
+    pub fn unmount(&self) -> Result<(), MountError> {
+        self.detach(false)
+    }
+
+    /// The same for one that is in use: its name goes at once, open files are served until they are closed.
+    ///
+    /// # Errors
+    /// [`MountError::Unmount`] and [`MountError::NoHelper`].
+    pub fn unmount_lazily(&self) -> Result<(), MountError> {
+        self.detach(true)
+    }
+
+    fn detach(&self, lazy: bool) -> Result<(), MountError> {
+        let _one = self.unmounting.lock();
+        // What is mounted there now may be another's.
+        let ours = point::device_of(&self.point).is_ok_and(|device| device == self.device);
+        if self.is_running() && ours { point::detach(&self.point, lazy) } else { Ok(()) }
+    }
+
+    /// Waits until the mount is away and the last request is answered.
+    ///
+    /// # Errors
+    /// [`MountError::Ended`] if serving ended for another reason.
+    pub fn join(mut self) -> Result<(), MountError> {
+        let point = self.point.clone();
+        let ended = |source| MountError::Ended { point, source };
+        // Some until here.
+        self.session.take().map_or(Ok(()), BackgroundSession::join).map_err(ended)
+    }
+
+    /// Makes the kernel drop a file's cached pages (it writes the dirty ones back first), so that the next
+    /// access asks the volume. Waits for requests: never call it from code that serves one.
+    ///
+    /// # Errors
+    /// The kernel's, if it could not write back; a file that it does not know is no error.
+    pub fn drop_pages(&self, node: NodeId) -> io::Result<()> {
+        self.notifier.inval_inode(INodeNo(node), 0, 0)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.session.is_some()
+            && self.unmount().is_err()
+            && let Err(error) = self.unmount_lazily()
+        {
+            tracing::warn!("{error}");
+        }
+    }
+}
