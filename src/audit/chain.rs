@@ -75,11 +75,24 @@ pub struct ChainHead {
 impl ChainHead {
     const EMPTY: Self = Self { sequence: 0, hash: [0; 32] };
 
+    /// A head as [`Self`] is displayed: number, colon, 64 hex digits. None if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (sequence, hash) = text.trim().split_once(':')?;
+        let hash = hex::decode(hash).ok()?.try_into().ok()?;
+        Some(Self { sequence: sequence.parse().ok()?, hash })
+    }
+
     fn encode(&self) -> [u8; 40] {
         let mut out = [0; 40];
         out[..8].copy_from_slice(&self.sequence.to_be_bytes());
         out[8..].copy_from_slice(&self.hash);
         out
+    }
+}
+
+impl std::fmt::Display for ChainHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.sequence, hex::encode(self.hash))
     }
 }
 

@@ -2,5 +2,7 @@
 //! trusted from then on.
 
 mod names;
+mod principal;
 
 pub use names::{AccountId, AliasName, IamError, KeyArn, KeyId, Region};
+pub use principal::Principal;

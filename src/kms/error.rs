@@ -22,6 +22,8 @@ pub enum KmsErrorKind {
     AlreadyExists,
     /// DependencyTimeoutException: the key service or its store is out of reach.
     DependencyTimeout,
+    /// DryRunOperationException: it would have succeeded.
+    DryRun,
     /// DisabledException.
     Disabled,
     /// IncorrectKeyException.
@@ -32,6 +34,8 @@ pub enum KmsErrorKind {
     InvalidArn,
     /// InvalidCiphertextException.
     InvalidCiphertext,
+    /// InvalidGrantTokenException.
+    InvalidGrantToken,
     /// InvalidKeyUsageException.
     InvalidKeyUsage,
     /// InvalidMarkerException.
@@ -46,10 +50,46 @@ pub enum KmsErrorKind {
     MalformedPolicyDocument,
     /// NotFoundException.
     NotFound,
+    /// SerializationException: the request is not JSON of its shape.
+    Serialization,
+    /// TagException.
+    Tag,
+    /// UnknownOperationException.
+    UnknownOperation,
     /// UnsupportedOperationException.
     UnsupportedOperation,
     /// ValidationException.
     Validation,
+}
+
+impl KmsErrorKind {
+    /// AWS's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AccessDenied => "AccessDeniedException",
+            Self::AlreadyExists => "AlreadyExistsException",
+            Self::DependencyTimeout => "DependencyTimeoutException",
+            Self::Disabled => "DisabledException",
+            Self::DryRun => "DryRunOperationException",
+            Self::IncorrectKey => "IncorrectKeyException",
+            Self::InvalidAliasName => "InvalidAliasNameException",
+            Self::InvalidArn => "InvalidArnException",
+            Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::InvalidGrantToken => "InvalidGrantTokenException",
+            Self::InvalidKeyUsage => "InvalidKeyUsageException",
+            Self::InvalidMarker => "InvalidMarkerException",
+            Self::Internal => "KMSInternalException",
+            Self::InvalidState(_) => "KMSInvalidStateException",
+            Self::LimitExceeded => "LimitExceededException",
+            Self::MalformedPolicyDocument => "MalformedPolicyDocumentException",
+            Self::NotFound => "NotFoundException",
+            Self::Serialization => "SerializationException",
+            Self::Tag => "TagException",
+            Self::UnknownOperation => "UnknownOperationException",
+            Self::UnsupportedOperation => "UnsupportedOperationException",
+            Self::Validation => "ValidationException",
+        }
+    }
 }
 
 /// An answer of the key service that is not the wished one.

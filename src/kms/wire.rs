@@ -1,0 +1,514 @@
+//! Requests and answers in AWS's shapes: JSON with blobs in base64 and times as numbers of seconds. The bounds
+//! are those of AWS's own model.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::codec::{blob, blob_secret, seconds, seconds_option};
+use super::{EncryptionContext, KeyState};
+use crate::crypto::SecretVec;
+
+/// Declares requests: fields that are absent in JSON have their default.
+macro_rules! request {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+    };
+}
+
+/// Declares answers; what is None is left out of the JSON.
+macro_rules! response {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+    };
+}
+
+/// A label of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Tag {
+    /// At most 128 characters, not beginning with `aws:`.
+    pub tag_key: String,
+    /// At most 256 characters.
+    pub tag_value: String,
+}
+
+request! {
+    /// CreateKey. Here only symmetric keys of the service's own material.
+    CreateKeyRequest {
+        /// A key policy; None: the default policy, the only one so far.
+        policy: Option<String>,
+        /// At most 8192 characters.
+        description: Option<String>,
+        /// ENCRYPT_DECRYPT.
+        key_usage: Option<String>,
+        /// The older name of KeySpec.
+        customer_master_key_spec: Option<String>,
+        /// SYMMETRIC_DEFAULT.
+        key_spec: Option<String>,
+        /// AWS_KMS.
+        origin: Option<String>,
+        /// Not here.
+        custom_key_store_id: Option<String>,
+        /// Not here.
+        xks_key_id: Option<String>,
+        /// Allows a policy that its maker cannot change again.
+        bypass_policy_lockout_safety_check: bool,
+        /// At most 50.
+        tags: Vec<Tag>,
+        /// Not here yet.
+        multi_region: Option<bool>,
+    }
+}
+request! {
+    /// DescribeKey.
+    DescribeKeyRequest {
+        /// Key id, key ARN, alias name or alias ARN.
+        key_id: String,
+        /// At most 10.
+        grant_tokens: Vec<String>,
+    }
+}
+request! {
+    /// ListKeys.
+    ListKeysRequest {
+        /// 1 to 1000; None: 100.
+        limit: Option<i64>,
+        /// NextMarker of the page before.
+        marker: Option<String>,
+    }
+}
+request! {
+    /// CreateAlias.
+    CreateAliasRequest {
+        /// alias/ and a name.
+        alias_name: String,
+        /// Key id or key ARN.
+        target_key_id: String,
+    }
+}
+request! {
+    /// UpdateAlias.
+    UpdateAliasRequest {
+        /// An alias that exists.
+        alias_name: String,
+        /// Key id or key ARN.
+        target_key_id: String,
+    }
+}
+request! {
+    /// DeleteAlias.
+    DeleteAliasRequest {
+        /// An alias that exists.
+        alias_name: String,
+    }
+}
+request! {
+    /// ListAliases.
+    ListAliasesRequest {
+        /// Only this key's: key id or key ARN.
+        key_id: Option<String>,
+        /// 1 to 100; None: 50.
+        limit: Option<i64>,
+        /// NextMarker of the page before.
+        marker: Option<String>,
+    }
+}
+request! {
+    /// EnableKey.
+    EnableKeyRequest {
+        /// Key id or key ARN.
+        key_id: String,
+    }
+}
+request! {
+    /// DisableKey.
+    DisableKeyRequest {
+        /// Key id or key ARN.
+        key_id: String,
+    }
+}
+request! {
+    /// Encrypt.
+    EncryptRequest {
+        /// Key id, key ARN, alias name or alias ARN.
+        key_id: String,
+        /// 1 to 4096 bytes.
+        #[serde(with = "blob_secret")] plaintext: SecretVec,
+        /// Authenticated, and written to the log in the clear.
+        encryption_context: EncryptionContext,
+        /// At most 10.
+        grant_tokens: Vec<String>,
+        /// SYMMETRIC_DEFAULT.
+        encryption_algorithm: Option<String>,
+        /// Decides and does nothing.
+        dry_run: bool,
+    }
+}
+request! {
+    /// Decrypt.
+    DecryptRequest {
+        /// What Encrypt or GenerateDataKey answered.
+        #[serde(with = "blob")] ciphertext_blob: Vec<u8>,
+        /// The pairs it was made with.
+        encryption_context: EncryptionContext,
+        /// At most 10.
+        grant_tokens: Vec<String>,
+        /// Only under this key: key id, key ARN, alias name or alias ARN.
+        key_id: Option<String>,
+        /// SYMMETRIC_DEFAULT.
+        encryption_algorithm: Option<String>,
+        /// Not here: an enclave's attestation.
+        recipient: Option<Value>,
+        /// Decides and does nothing.
+        dry_run: bool,
+    }
+}
+request! {
+    /// ReEncrypt.
+    ReEncryptRequest {
+        /// What Encrypt or GenerateDataKey answered.
+        #[serde(with = "blob")] ciphertext_blob: Vec<u8>,
+        /// The pairs it was made with.
+        source_encryption_context: EncryptionContext,
+        /// Only from under this key.
+        source_key_id: Option<String>,
+        /// Key id, key ARN, alias name or alias ARN.
+        destination_key_id: String,
+        /// The pairs from now on.
+        destination_encryption_context: EncryptionContext,
+        /// SYMMETRIC_DEFAULT.
+        source_encryption_algorithm: Option<String>,
+        /// SYMMETRIC_DEFAULT.
+        destination_encryption_algorithm: Option<String>,
+        /// At most 10.
+        grant_tokens: Vec<String>,
+        /// Decides and does nothing.
+        dry_run: bool,
+    }
+}
+request! {
+    /// GenerateDataKey.
+    GenerateDataKeyRequest {
+        /// Key id, key ARN, alias name or alias ARN.
+        key_id: String,
+        /// Authenticated, and written to the log in the clear.
+        encryption_context: EncryptionContext,
+        /// 1 to 1024; excludes KeySpec.
+        number_of_bytes: Option<i64>,
+        /// AES_256 or AES_128; excludes NumberOfBytes.
+        key_spec: Option<String>,
+        /// At most 10.
+        grant_tokens: Vec<String>,
+        /// Not here: an enclave's attestation.
+        recipient: Option<Value>,
+        /// Decides and does nothing.
+        dry_run: bool,
+    }
+}
+request! {
+    /// GenerateDataKeyWithoutPlaintext.
+    GenerateDataKeyWithoutPlaintextRequest {
+        /// Key id, key ARN, alias name or alias ARN.
+        key_id: String,
+        /// Authenticated, and written to the log in the clear.
+        encryption_context: EncryptionContext,
+        /// AES_256 or AES_128; excludes NumberOfBytes.
+        key_spec: Option<String>,
+        /// 1 to 1024; excludes KeySpec.
+        number_of_bytes: Option<i64>,
+        /// At most 10.
+        grant_tokens: Vec<String>,
+        /// Decides and does nothing.
+        dry_run: bool,
+    }
+}
+request! {
+    /// RotateKeyOnDemand.
+    RotateKeyOnDemandRequest {
+        /// Key id or key ARN.
+        key_id: String,
+    }
+}
+request! {
+    /// ListKeyRotations.
+    ListKeyRotationsRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// ROTATIONS_ONLY (the default) or ALL_KEY_MATERIAL, which shows the first material too.
+        include_key_material: Option<String>,
+        /// 1 to 1000; None: 100.
+        limit: Option<i64>,
+        /// NextMarker of the page before.
+        marker: Option<String>,
+    }
+}
+request! {
+    /// ScheduleKeyDeletion.
+    ScheduleKeyDeletionRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// 7 to 30; None: 30.
+        pending_window_in_days: Option<i64>,
+    }
+}
+request! {
+    /// CancelKeyDeletion.
+    CancelKeyDeletionRequest {
+        /// Key id or key ARN.
+        key_id: String,
+    }
+}
+request! {
+    /// GetKeyPolicy.
+    GetKeyPolicyRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// `default`, the only name there is.
+        policy_name: Option<String>,
+    }
+}
+
+response! {
+    /// What DescribeKey tells of a key.
+    #[derive(Debug, PartialEq)]
+    KeyMetadata {
+        /// The account it belongs to.
+        #[serde(rename = "AWSAccountId")] aws_account_id: String,
+        /// Its id.
+        key_id: String,
+        /// Its ARN.
+        arn: String,
+        /// When it was made.
+        #[serde(with = "seconds")] creation_date: Timestamp,
+        /// State is Enabled.
+        enabled: bool,
+        /// Free text.
+        description: String,
+        /// ENCRYPT_DECRYPT.
+        key_usage: &'static str,
+        /// Its state.
+        key_state: KeyState,
+        /// When it goes, while deletion is pending.
+        #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] deletion_date: Option<Timestamp>,
+        /// AWS_KMS.
+        origin: &'static str,
+        /// CUSTOMER or AWS.
+        key_manager: &'static str,
+        /// The older name of KeySpec.
+        customer_master_key_spec: &'static str,
+        /// SYMMETRIC_DEFAULT.
+        key_spec: &'static str,
+        /// SYMMETRIC_DEFAULT.
+        encryption_algorithms: Vec<&'static str>,
+        /// A multi-Region key.
+        multi_region: bool,
+        /// The material that Encrypt uses.
+        current_key_material_id: String,
+    }
+}
+/// Answer of CreateKey.
+pub type CreateKeyResponse = DescribeKeyResponse;
+/// Answer of RotateKeyOnDemand.
+pub type RotateKeyOnDemandResponse = KeyIdResponse;
+/// Answer of CancelKeyDeletion.
+pub type CancelKeyDeletionResponse = KeyIdResponse;
+
+response! {
+    /// Answer of CreateKey and DescribeKey.
+    #[derive(Debug, PartialEq)]
+    DescribeKeyResponse {
+        /// The key.
+        key_metadata: KeyMetadata,
+    }
+}
+response! {
+    /// One key of ListKeys.
+    #[derive(Debug, PartialEq)]
+    KeyListEntry {
+        /// Its id.
+        key_id: String,
+        /// Its ARN.
+        key_arn: String,
+    }
+}
+response! {
+    /// Answer of ListKeys.
+    #[derive(Debug)]
+    ListKeysResponse {
+        /// By key id.
+        keys: Vec<KeyListEntry>,
+        /// Marker of the next page.
+        #[serde(skip_serializing_if = "Option::is_none")] next_marker: Option<String>,
+        /// There is a next page.
+        truncated: bool,
+    }
+}
+response! {
+    /// One alias of ListAliases.
+    #[derive(Debug, PartialEq)]
+    AliasListEntry {
+        /// alias/ and a name.
+        alias_name: String,
+        /// Its ARN.
+        alias_arn: String,
+        /// Id of the key it stands for.
+        target_key_id: String,
+        /// When it was made.
+        #[serde(with = "seconds")] creation_date: Timestamp,
+        /// When it last changed its key.
+        #[serde(with = "seconds")] last_updated_date: Timestamp,
+    }
+}
+response! {
+    /// Answer of ListAliases.
+    #[derive(Debug)]
+    ListAliasesResponse {
+        /// By name.
+        aliases: Vec<AliasListEntry>,
+        /// Marker of the next page.
+        #[serde(skip_serializing_if = "Option::is_none")] next_marker: Option<String>,
+        /// There is a next page.
+        truncated: bool,
+    }
+}
+response! {
+    /// Answer of Encrypt.
+    #[derive(Debug)]
+    EncryptResponse {
+        /// For Decrypt.
+        #[serde(with = "blob")] ciphertext_blob: Vec<u8>,
+        /// ARN of the key.
+        key_id: String,
+        /// SYMMETRIC_DEFAULT.
+        encryption_algorithm: &'static str,
+    }
+}
+response! {
+    /// Answer of Decrypt.
+    DecryptResponse {
+        /// ARN of the key.
+        key_id: String,
+        /// The plaintext.
+        #[serde(with = "blob_secret")] plaintext: SecretVec,
+        /// SYMMETRIC_DEFAULT.
+        encryption_algorithm: &'static str,
+        /// 64 hex digits.
+        key_material_id: String,
+    }
+}
+response! {
+    /// Answer of ReEncrypt.
+    #[derive(Debug)]
+    ReEncryptResponse {
+        /// For Decrypt.
+        #[serde(with = "blob")] ciphertext_blob: Vec<u8>,
+        /// ARN of the key it was under.
+        source_key_id: String,
+        /// ARN of the key it is under.
+        key_id: String,
+        /// SYMMETRIC_DEFAULT.
+        source_encryption_algorithm: &'static str,
+        /// SYMMETRIC_DEFAULT.
+        destination_encryption_algorithm: &'static str,
+        /// 64 hex digits.
+        source_key_material_id: String,
+        /// 64 hex digits.
+        destination_key_material_id: String,
+    }
+}
+response! {
+    /// Answer of GenerateDataKey.
+    GenerateDataKeyResponse {
+        /// The wrapped key.
+        #[serde(with = "blob")] ciphertext_blob: Vec<u8>,
+        /// The key.
+        #[serde(with = "blob_secret")] plaintext: SecretVec,
+        /// ARN of the KMS key.
+        key_id: String,
+        /// 64 hex digits.
+        key_material_id: String,
+    }
+}
+response! {
+    /// Answer of GenerateDataKeyWithoutPlaintext.
+    #[derive(Debug)]
+    GenerateDataKeyWithoutPlaintextResponse {
+        /// The wrapped key.
+        #[serde(with = "blob")] ciphertext_blob: Vec<u8>,
+        /// ARN of the KMS key.
+        key_id: String,
+        /// 64 hex digits.
+        key_material_id: String,
+    }
+}
+response! {
+    /// Answer of RotateKeyOnDemand and CancelKeyDeletion.
+    #[derive(Debug)]
+    KeyIdResponse {
+        /// ARN of the key.
+        key_id: String,
+    }
+}
+response! {
+    /// One material of a key.
+    #[derive(Debug, PartialEq)]
+    RotationsListEntry {
+        /// Id of the key.
+        key_id: String,
+        /// 64 hex digits.
+        key_material_id: String,
+        /// CURRENT or NON_CURRENT.
+        key_material_state: &'static str,
+        /// When it became current; None: it is the first.
+        #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] rotation_date: Option<Timestamp>,
+        /// ON_DEMAND or AUTOMATIC; None: it is the first.
+        #[serde(skip_serializing_if = "Option::is_none")] rotation_type: Option<&'static str>,
+    }
+}
+response! {
+    /// Answer of ListKeyRotations.
+    #[derive(Debug)]
+    ListKeyRotationsResponse {
+        /// Oldest first.
+        rotations: Vec<RotationsListEntry>,
+        /// Marker of the next page.
+        #[serde(skip_serializing_if = "Option::is_none")] next_marker: Option<String>,
+        /// There is a next page.
+        truncated: bool,
+    }
+}
+response! {
+    /// Answer of ScheduleKeyDeletion.
+    #[derive(Debug)]
+    ScheduleKeyDeletionResponse {
+        /// ARN of the key.
+        key_id: String,
+        /// When it goes.
+        #[serde(with = "seconds")] deletion_date: Timestamp,
+        /// PendingDeletion.
+        key_state: KeyState,
+        /// Days from the call to the end.
+        pending_window_in_days: i64,
+    }
+}
+response! {
+    /// Answer of GetKeyPolicy.
+    #[derive(Debug)]
+    GetKeyPolicyResponse {
+        /// JSON.
+        policy: String,
+        /// `default`.
+        policy_name: &'static str,
+    }
+}
