@@ -129,6 +129,12 @@ pub fn head(tx: &dyn ReadTx) -> Result<ChainHead, AuditError> {
 /// Records an event (JSON, without key material or plaintext) inside the transaction of what it tells of.
 pub fn append(tx: &mut dyn WriteTx, event: &[u8]) -> Result<ChainHead, AuditError> {
     let before = head(tx)?;
+    append_after(tx, &before, event)
+}
+
+/// The same where the end of the chain is known: `before` is [`head`]'s or an append's answer in this
+/// transaction.
+pub fn append_after(tx: &mut dyn WriteTx, before: &ChainHead, event: &[u8]) -> Result<ChainHead, AuditError> {
     let sequence = before.sequence.checked_add(1).ok_or(AuditError::Full)?;
     let hash = link(&before.hash, sequence, event);
     tx.put(EVENTS, &sequence.to_be_bytes(), &[&hash, event].concat())?;
@@ -139,6 +145,25 @@ pub fn append(tx: &mut dyn WriteTx, event: &[u8]) -> Result<ChainHead, AuditErro
 pub fn read(tx: &dyn ReadTx, from: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
     let rows = tx.range(EVENTS, Bound::Included(&from.to_be_bytes()), Bound::Unbounded, false, limit)?;
     rows.iter().zip(from..).map(|((key, value), due)| parse(key, value, due)).collect()
+}
+
+/// Signs the head `synced`, which is on disk, if it is further than the signed one. The chain must still hold
+/// the signed one: a log that was cut is not signed over. False if there was nothing to sign.
+pub fn advance_head(tx: &mut dyn WriteTx, key: &HeadKey, synced: &ChainHead) -> Result<bool, AuditError> {
+    if let Some(signed) = signed_head(tx, key)? {
+        if signed.sequence >= synced.sequence {
+            return Ok(false);
+        }
+        if signed != ChainHead::EMPTY {
+            let lost = AuditError::Head { sequence: signed.sequence };
+            let row = tx.get(EVENTS, &signed.sequence.to_be_bytes())?.ok_or(lost)?;
+            if row.first_chunk() != Some(&signed.hash) {
+                return Err(AuditError::Head { sequence: signed.sequence });
+            }
+        }
+    }
+    sign_head(tx, key, synced)?;
+    Ok(true)
 }
 
 /// Signs a head; only one that is on disk, or a power cut would make the log look cut.

@@ -1,8 +1,34 @@
-//! Finding events.
+//! Finding events, newest first.
+//!
+//! The index is by blocks of 256 events, so that it is small and its writing cheap: for each block and each
+//! value (a key's ARN, an event's name, a principal's ARN, "failed") that occurs in it, which of its events
+//! have it. A block is indexed once it is whole, in a transaction of its own, by whoever comes to it; what is
+//! not indexed yet is read through. The index only leads to events: each is judged by itself.
+//!
+//! Collection `audit-index`: kind 1 | value | 0 | block 8 -> offsets; kind `t` | block 8 -> earliest 8, latest 8
+//! (milliseconds); `n` -> the number of blocks indexed.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use jiff::Timestamp;
 
+use super::chain::{self, AuditError, Record};
 use super::event::Event;
+use crate::store::{Durability, ReadTx, Store, WriteTx};
+
+const INDEX: &str = "audit-index";
+const BLOCK: u64 = 256;
+const DONE: &[u8] = b"n";
+const TIME: u8 = b't';
+const KEY: u8 = b'k';
+const NAME: u8 = b'e';
+const PRINCIPAL: u8 = b'p';
+const FAILED: u8 = b'f';
+/// Answers when no limit is given.
+const USUAL_LIMIT: usize = 50;
+/// Index rows that are read at once.
+const PAGE: usize = 64;
 
 /// Which events; everything that is given must hold.
 #[derive(Debug, Clone, Default)]
@@ -11,7 +37,7 @@ pub struct Filter {
     pub start: Option<Timestamp>,
     /// At this time or earlier.
     pub end: Option<Timestamp>,
-    /// That concern this key: its ARN or its id.
+    /// That concern this key: its ARN.
     pub key: Option<String>,
     /// Of this operation.
     pub event_name: Option<String>,
@@ -19,6 +45,8 @@ pub struct Filter {
     pub principal: Option<String>,
     /// That failed.
     pub errors_only: bool,
+    /// Of this account's log.
+    pub account: Option<String>,
     /// At most this many; None: 50.
     pub limit: Option<usize>,
 }
@@ -32,4 +60,188 @@ pub struct Found {
     pub event: Event,
     /// The same as it stands in the log: JSON.
     pub json: String,
+}
+
+impl Filter {
+    fn holds(&self, event: &Event) -> bool {
+        let second = |t: &Timestamp| t.as_second();
+        self.start.as_ref().is_none_or(|t| event.event_time.as_second() >= second(t))
+            && self.end.as_ref().is_none_or(|t| event.event_time.as_second() <= second(t))
+            && self.key.as_ref().is_none_or(|k| event.resources.iter().any(|r| r.arn == *k))
+            && self.event_name.as_ref().is_none_or(|n| *n == event.event_name)
+            && self.principal.as_ref().is_none_or(|p| event.user_identity.arn.as_ref() == Some(p))
+            && self.account.as_ref().is_none_or(|a| *a == event.recipient_account_id)
+            && (!self.errors_only || event.error_code.is_some())
+    }
+
+    /// The rarest thing it asks for: kind and value of index rows.
+    fn rarest(&self) -> Option<(u8, &str)> {
+        if let Some(arn) = &self.key {
+            Some((KEY, arn))
+        } else if self.errors_only {
+            Some((FAILED, ""))
+        } else if let Some(name) = &self.event_name {
+            Some((NAME, name))
+        } else {
+            self.principal.as_ref().map(|arn| (PRINCIPAL, arn.as_str()))
+        }
+    }
+}
+
+fn row(kind: u8, value: &str, block: u64) -> Vec<u8> {
+    [&[kind], value.as_bytes(), &[0], &block.to_be_bytes()].concat()
+}
+
+fn time_row(block: u64) -> Vec<u8> {
+    [&[TIME], &block.to_be_bytes()[..]].concat()
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.last_chunk().map(|b| u64::from_be_bytes(*b))
+}
+
+/// Number of blocks that are indexed.
+fn indexed(tx: &dyn ReadTx) -> Result<u64, AuditError> {
+    Ok(tx.get(INDEX, DONE)?.and_then(|v| number(&v)).unwrap_or(0))
+}
+
+fn read_event(record: &Record) -> Option<Event> {
+    // What is no event was put there by somebody else; verifying the chain shows it.
+    serde_json::from_slice(&record.event).ok()
+}
+
+/// Indexes up to `blocks` blocks that are whole. True if there are more.
+pub fn index(store: &dyn Store, blocks: usize) -> Result<bool, AuditError> {
+    for _ in 0..blocks {
+        let (block, rows) = {
+            let tx = store.read()?;
+            let block = indexed(&*tx)?;
+            let records = chain::read(&*tx, block * BLOCK + 1, BLOCK as usize)?;
+            if (records.len() as u64) < BLOCK {
+                return Ok(false);
+            }
+            (block, rows_of(block, &records))
+        };
+        let mut tx = store.write(Durability::Soon)?;
+        // Another process may have been first.
+        if indexed(&*tx)? == block {
+            write_rows(&mut *tx, block, &rows)?;
+            tx.commit()?;
+        }
+    }
+    Ok(true)
+}
+
+fn write_rows(tx: &mut dyn WriteTx, block: u64, rows: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(), AuditError> {
+    for (key, value) in rows {
+        tx.put(INDEX, key, value)?;
+    }
+    Ok(tx.put(INDEX, DONE, &(block + 1).to_be_bytes())?)
+}
+
+fn rows_of(block: u64, records: &[Record]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut times: Option<(i64, i64)> = None;
+    for (offset, record) in (0..=u8::MAX).zip(records) {
+        let Some(event) = read_event(record) else { continue };
+        let time = event.event_time.as_millisecond();
+        times = Some(times.map_or((time, time), |(first, last)| (first.min(time), last.max(time))));
+        let mut note = |kind, value: &str| {
+            let offsets = rows.entry(row(kind, value, block)).or_default();
+            if offsets.last() != Some(&offset) {
+                offsets.push(offset);
+            }
+        };
+        for resource in &event.resources {
+            note(KEY, &resource.arn);
+        }
+        note(NAME, &event.event_name);
+        if let Some(arn) = &event.user_identity.arn {
+            note(PRINCIPAL, arn);
+        }
+        if event.error_code.is_some() {
+            note(FAILED, "");
+        }
+    }
+    if let Some((first, last)) = times {
+        rows.insert(time_row(block), [first.to_be_bytes(), last.to_be_bytes()].concat());
+    }
+    rows
+}
+
+/// The events that a filter lets through, newest first.
+pub fn lookup(tx: &dyn ReadTx, filter: &Filter) -> Result<Vec<Found>, AuditError> {
+    let mut found = Vec::new();
+    let limit = filter.limit.unwrap_or(USUAL_LIMIT);
+    let whole = indexed(tx)?;
+    let mut last = chain::head(tx)?.sequence;
+    // Newest first: what is not indexed yet.
+    while last > whole * BLOCK && found.len() < limit {
+        let first = (whole * BLOCK + 1).max(last.saturating_sub(BLOCK - 1));
+        let count = (last - first + 1) as usize;
+        judge(filter, limit, chain::read(tx, first, count)?, None, &mut found);
+        last = first - 1;
+    }
+    let mut to = whole;
+    while found.len() < limit && to > 0 {
+        let page = candidates(tx, filter, to)?;
+        let Some(next) = page.last().map(|(block, _)| *block) else { break };
+        for (block, offsets) in page {
+            if found.len() >= limit || !may_hold_time(tx, filter, block)? {
+                continue;
+            }
+            let records = chain::read(tx, block * BLOCK + 1, BLOCK as usize)?;
+            judge(filter, limit, records, offsets.as_deref(), &mut found);
+        }
+        to = next;
+    }
+    Ok(found)
+}
+
+/// A block, and which of its events to look at, if that is known.
+type Candidate = (u64, Option<Vec<u8>>);
+
+/// Blocks before block `to` that may hold what is asked for, newest first, with the offsets if they are known.
+fn candidates(tx: &dyn ReadTx, filter: &Filter, to: u64) -> Result<Vec<Candidate>, AuditError> {
+    let Some((kind, value)) = filter.rarest() else {
+        return Ok((to.saturating_sub(PAGE as u64)..to).rev().map(|block| (block, None)).collect());
+    };
+    let (from, to) = (row(kind, value, 0), row(kind, value, to));
+    let rows = tx.range(INDEX, Bound::Included(&from), Bound::Excluded(&to), true, PAGE)?;
+    Ok(rows.into_iter().filter_map(|(key, offsets)| Some((number(&key)?, Some(offsets)))).collect())
+}
+
+fn may_hold_time(tx: &dyn ReadTx, filter: &Filter, block: u64) -> Result<bool, AuditError> {
+    if filter.start.is_none() && filter.end.is_none() {
+        return Ok(true);
+    }
+    let Some(times) = tx.get(INDEX, &time_row(block))? else { return Ok(false) };
+    let (Some(first), Some(last)) = (times.first_chunk(), times.last_chunk()) else { return Ok(true) };
+    let (first, last) = (i64::from_be_bytes(*first), i64::from_be_bytes(*last));
+    let second = |t: &Timestamp| t.as_second();
+    Ok(filter.start.as_ref().is_none_or(|t| last.div_euclid(1000) >= second(t))
+        && filter.end.as_ref().is_none_or(|t| first.div_euclid(1000) <= second(t)))
+}
+
+fn judge(
+    filter: &Filter,
+    limit: usize,
+    records: Vec<Record>,
+    offsets: Option<&[u8]>,
+    found: &mut Vec<Found>,
+) {
+    for (offset, record) in records.into_iter().enumerate().rev() {
+        if found.len() >= limit {
+            return;
+        }
+        if offsets.is_some_and(|o| !u8::try_from(offset).is_ok_and(|offset| o.contains(&offset))) {
+            continue;
+        }
+        if let Some(event) = read_event(&record)
+            && filter.holds(&event)
+            && let Ok(json) = String::from_utf8(record.event)
+        {
+            found.push(Found { sequence: record.sequence, event, json });
+        }
+    }
 }

@@ -5,8 +5,10 @@ mod chain;
 mod event;
 mod lookup;
 
-pub use chain::{AuditError, ChainHead, HeadKey, Record, append, head, read, sign_head, verify};
+pub use chain::{
+    AuditError, ChainHead, HeadKey, Record, advance_head, append, append_after, head, read, sign_head, verify,
+};
 pub use event::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response, Text, uuid,
 };
-pub use lookup::{Filter, Found};
+pub use lookup::{Filter, Found, index, lookup};

@@ -1,16 +1,25 @@
 //! Layer 5: the key service. The one place where anything is allowed, done and recorded.
 
 pub mod blob;
+mod cache;
+mod call;
+mod check;
 mod clock;
 mod codec;
+mod commit;
 mod error;
+mod events;
 mod generation;
 pub mod home;
+mod managed;
 mod operation;
+mod ops;
 mod region;
 pub mod root;
+mod rows;
 mod service;
 mod session;
+mod state;
 pub mod wire;
 
 pub use clock::{Clock, SystemClock};
@@ -21,3 +30,6 @@ pub use service::{
     DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger, ReEncrypted,
 };
 pub use session::{Caller, Session};
+
+#[cfg(test)]
+mod tests;

@@ -1,45 +1,131 @@
-//! The table of operations.
+//! The table of operations: one row gives routing, the IAM action, the event's name, whether the operation
+//! changes something, and how it sees the store.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::wire::*;
+use super::cache::Key;
+use super::call::{Call, Result, Subject};
+use super::events::Parameters;
+use super::session::Session;
+use super::wire::{
+    CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest,
+    DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest, EncryptRequest, GenerateDataKeyRequest,
+    GenerateDataKeyWithoutPlaintextRequest, GetKeyPolicyRequest, ListAliasesRequest, ListKeyRotationsRequest,
+    ListKeysRequest, ReEncryptRequest, RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest,
+    UpdateAliasRequest,
+};
+use super::{KmsError, KmsErrorKind};
+use std::sync::Arc;
 
-/// An operation of the key service, as its request.
-pub trait Operation: DeserializeOwned + Send {
-    /// Its name in AWS's API.
-    const NAME: &'static str;
-    /// Its answer; `()` where AWS answers nothing.
-    type Response: Serialize;
+/// How an operation sees the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Decided out of memory: nothing of the store changes but the log.
+    Crypto,
+    /// Decided in one view of the store.
+    Read,
+    /// Decided, done and recorded in one transaction.
+    Change,
 }
 
+/// One operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// In AWS's API and in the log.
+    pub name: &'static str,
+    /// In policies, where the operation has one action.
+    pub action: &'static str,
+    /// How it sees the store.
+    pub class: Class,
+    /// readOnly of its events.
+    pub read_only: bool,
+}
+
+/// A request that has a row.
+pub trait InTable {
+    /// The row.
+    const ROW: &'static Row;
+}
+
+/// An operation of the key service, as its request. [`Session::call`] takes it.
+pub trait Operation: InTable + DeserializeOwned + Send + Sync {
+    /// Its answer; `()` where AWS answers nothing.
+    type Response: Serialize;
+
+    /// Checks the bounds of AWS's model.
+    fn check(&self) -> std::result::Result<(), KmsError>;
+
+    /// The keys and aliases it concerns.
+    fn subjects(&self) -> Vec<Subject<'_>>;
+
+    /// What its event tells of it.
+    fn parameters(&self) -> Parameters<'_>;
+
+    /// Its grant tokens.
+    fn grant_tokens(&self) -> &[String] {
+        &[]
+    }
+
+    /// Decide and do nothing.
+    fn dry_run(&self) -> bool {
+        false
+    }
+
+    /// Does it. The keys are those of the subjects, authorised and in a state that allows it.
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response>;
+}
+
+type Json = fn(&Session, &[u8]) -> std::result::Result<Vec<u8>, KmsError>;
+
 macro_rules! operations {
-    ($($request:ident => $response:ty, $name:literal;)*) => {$(
-        impl Operation for $request {
-            const NAME: &'static str = $name;
-            type Response = $response;
-        }
-    )*};
+    ($($request:ident, $name:literal, $class:ident, read_only $read_only:literal;)*) => {
+        $(impl InTable for $request {
+            const ROW: &'static Row = &Row {
+                name: $name,
+                action: concat!("kms:", $name),
+                class: Class::$class,
+                read_only: $read_only,
+            };
+        })*
+
+        /// Every operation, with the function that runs it on JSON.
+        pub static OPERATIONS: &[(&Row, Json)] = &[$((<$request as InTable>::ROW, json::<$request>)),*];
+    };
 }
 
 operations! {
-    CreateKeyRequest => DescribeKeyResponse, "CreateKey";
-    DescribeKeyRequest => DescribeKeyResponse, "DescribeKey";
-    ListKeysRequest => ListKeysResponse, "ListKeys";
-    CreateAliasRequest => (), "CreateAlias";
-    UpdateAliasRequest => (), "UpdateAlias";
-    DeleteAliasRequest => (), "DeleteAlias";
-    ListAliasesRequest => ListAliasesResponse, "ListAliases";
-    EnableKeyRequest => (), "EnableKey";
-    DisableKeyRequest => (), "DisableKey";
-    EncryptRequest => EncryptResponse, "Encrypt";
-    DecryptRequest => DecryptResponse, "Decrypt";
-    ReEncryptRequest => ReEncryptResponse, "ReEncrypt";
-    GenerateDataKeyRequest => GenerateDataKeyResponse, "GenerateDataKey";
-    GenerateDataKeyWithoutPlaintextRequest => GenerateDataKeyWithoutPlaintextResponse, "GenerateDataKeyWithoutPlaintext";
-    RotateKeyOnDemandRequest => KeyIdResponse, "RotateKeyOnDemand";
-    ListKeyRotationsRequest => ListKeyRotationsResponse, "ListKeyRotations";
-    ScheduleKeyDeletionRequest => ScheduleKeyDeletionResponse, "ScheduleKeyDeletion";
-    CancelKeyDeletionRequest => KeyIdResponse, "CancelKeyDeletion";
-    GetKeyPolicyRequest => GetKeyPolicyResponse, "GetKeyPolicy";
+    CreateKeyRequest, "CreateKey", Change, read_only false;
+    DescribeKeyRequest, "DescribeKey", Read, read_only true;
+    ListKeysRequest, "ListKeys", Read, read_only true;
+    CreateAliasRequest, "CreateAlias", Change, read_only false;
+    UpdateAliasRequest, "UpdateAlias", Change, read_only false;
+    DeleteAliasRequest, "DeleteAlias", Change, read_only false;
+    ListAliasesRequest, "ListAliases", Read, read_only true;
+    EnableKeyRequest, "EnableKey", Change, read_only false;
+    DisableKeyRequest, "DisableKey", Change, read_only false;
+    EncryptRequest, "Encrypt", Crypto, read_only true;
+    DecryptRequest, "Decrypt", Crypto, read_only true;
+    ReEncryptRequest, "ReEncrypt", Crypto, read_only true;
+    GenerateDataKeyRequest, "GenerateDataKey", Crypto, read_only true;
+    GenerateDataKeyWithoutPlaintextRequest, "GenerateDataKeyWithoutPlaintext", Crypto, read_only true;
+    RotateKeyOnDemandRequest, "RotateKeyOnDemand", Change, read_only false;
+    ListKeyRotationsRequest, "ListKeyRotations", Read, read_only true;
+    ScheduleKeyDeletionRequest, "ScheduleKeyDeletion", Change, read_only false;
+    CancelKeyDeletionRequest, "CancelKeyDeletion", Change, read_only false;
+    GetKeyPolicyRequest, "GetKeyPolicy", Read, read_only true;
+}
+
+fn json<O: Operation>(session: &Session, body: &[u8]) -> std::result::Result<Vec<u8>, KmsError> {
+    let request: O = match serde_json::from_slice(if body.is_empty() { b"{}" } else { body }) {
+        Ok(request) => request,
+        Err(error) => {
+            let error = KmsError::new(KmsErrorKind::Serialization, error.to_string());
+            return Err(session.refuse_unread(O::ROW, error));
+        }
+    };
+    let answer = serde_json::to_vec(&session.call(request)?);
+    let answer = answer.map_err(|e| KmsError::new(KmsErrorKind::Internal, e.to_string()))?;
+    // AWS answers nothing where there is nothing to say.
+    Ok(if answer == b"null" { Vec::new() } else { answer })
 }

@@ -1,27 +1,99 @@
-//! One region of the key service, open.
+//! One region of the key service, open: its store, its root key, what is kept in memory, and the thread that
+//! does what is due.
 
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::cache::{Cache, Key};
 use super::clock::Clock;
+use super::commit::Commits;
 use super::generation::GenerationFile;
 use super::home::HomeError;
 use super::root::RootKey;
-use crate::iam::Region;
-use crate::store::{SqliteStore, StoreError};
+use super::{KmsError, KmsErrorKind, events, rows};
+use crate::audit::{self, AuditError, HeadKey};
+use crate::iam::{AccountId, AliasName, KeyId, Region};
+use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
 
-/// A region.
-pub struct RegionService {}
+/// How often the thread looks.
+const BEAT: Duration = Duration::from_millis(250);
+/// How often it does what need not be done at each look.
+const SLOW_BEAT: Duration = Duration::from_secs(1);
+/// Blocks of the log that are indexed at one look.
+const INDEX_AT_ONCE: usize = 32;
+/// Events about files that wait at most; the next one writes them.
+const WAITING_EVENTS: usize = 1000;
+
+/// Why a decision has to be made again.
+pub enum Fault {
+    /// The answer: no.
+    Refused(KmsError),
+    /// The answer, with the true reason for the log.
+    Hidden {
+        /// What the caller learns.
+        answer: KmsError,
+        /// What the log tells.
+        reason: String,
+    },
+    /// Keys changed between two reads.
+    Moved,
+    /// A key that should be gone by now is not.
+    Due,
+}
+
+impl<E: Into<KmsError>> From<E> for Fault {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// A region that is open.
+pub struct RegionService {
+    /// Its name.
+    pub region: Region,
+    /// Its store.
+    pub store: SqliteStore,
+    /// Wraps its key material.
+    pub root: RootKey,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    generation: GenerationFile,
+    head_key: HeadKey,
+    cache: RwLock<Cache>,
+    commits: Commits,
+    /// Events about files that are not in the store yet.
+    waiting: Mutex<Vec<Vec<u8>>>,
+    /// They could not be written.
+    stuck: AtomicBool,
+    /// The log has grown since its head was signed.
+    grown: AtomicBool,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    stop: Arc<Stop>,
+}
+
+#[derive(Default)]
+struct Stop {
+    now: Mutex<bool>,
+    wake: Condvar,
+}
 
 /// Writes what a new region's store begins with.
 pub(super) fn found(store: &SqliteStore, root: &RootKey, region: &Region) -> Result<(), HomeError> {
-    let _ = (store, root, region, StoreError::Full);
-    unimplemented!()
+    let mut tx = store.write(Durability::Synced)?;
+    rows::found(&mut *tx, root, region).map_err(|e| StoreError::Engine(e.message))?;
+    Ok(tx.commit()?)
 }
 
-#[allow(unused_variables)]
 impl RegionService {
-    pub(super) fn open(
+    /// Takes the parts of a region, checks that they belong together, and starts the thread.
+    pub fn open(
         region: Region,
         store: SqliteStore,
         root: RootKey,
@@ -29,8 +101,331 @@ impl RegionService {
         clock: Arc<dyn Clock>,
         root_path: &Path,
     ) -> Result<Arc<Self>, HomeError> {
-        unimplemented!()
+        if !rows::belongs(&*store.read()?, &root, &region)? {
+            return Err(HomeError::OtherRootKey { path: root_path.display().to_string() });
+        }
+        let head_key = HeadKey::derive(root.expose())?;
+        let service = Arc::new(Self {
+            region,
+            store,
+            root,
+            clock,
+            generation,
+            head_key,
+            cache: RwLock::default(),
+            commits: Commits::default(),
+            waiting: Mutex::default(),
+            stuck: AtomicBool::new(false),
+            // A process that was killed may have left a head unsigned.
+            grown: AtomicBool::new(true),
+            keeper: Mutex::default(),
+            stop: Arc::default(),
+        });
+        service.reconcile()?;
+        let (weak, stop) = (Arc::downgrade(&service), service.stop.clone());
+        let thread = thread::Builder::new().name("kms-keeper".to_owned()).spawn(move || keep(&weak, &stop));
+        let thread = thread.map_err(|e| StoreError::Engine(format!("no thread for the key service: {e}")))?;
+        *service.keeper.lock() = Some(thread);
+        Ok(service)
     }
 
-    pub(super) fn tick(&self) {}
+    /// Milliseconds since 1970.
+    pub fn now(&self) -> i64 {
+        self.clock.now().as_millisecond()
+    }
+
+    /// The number beside the store.
+    pub fn generation(&self) -> Result<u64, KmsError> {
+        self.generation.read().map_err(|e| unreadable(&e))
+    }
+
+    /// Moves the generation inside the transaction that changes something, the file first (see
+    /// [`super::generation`]). To be called last before the commit.
+    pub fn move_generation(&self, tx: &mut dyn WriteTx) -> Result<(), KmsError> {
+        let next = rows::generation(tx)?.max(self.generation()?) + 1;
+        self.generation.write(next).map_err(|e| unreadable(&e))?;
+        Ok(rows::put_generation(tx, next)?)
+    }
+
+    /// Brings row and file together where a crash parted them.
+    fn reconcile(&self) -> Result<(), StoreError> {
+        let file = || self.generation.read().map_err(|e| StoreError::Engine(format!("the generation: {e}")));
+        if rows::generation(&*self.store.read()?)? == file()? {
+            return Ok(());
+        }
+        // Nobody is changing anything while this is held.
+        let mut tx = self.store.write(Durability::Soon)?;
+        let (row, file) = (rows::generation(&*tx)?, file()?);
+        if row < file {
+            rows::put_generation(&mut *tx, file)?;
+            tx.commit()
+        } else if file < row {
+            self.generation.write(row).map_err(|e| StoreError::Engine(format!("the generation: {e}")))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The generation that decisions out of memory are made at.
+    pub fn cached_generation(&self) -> Result<u64, Fault> {
+        let file = self.generation()?;
+        if self.cache.read().generation == Some(file) {
+            return Ok(file);
+        }
+        let row = rows::generation(&*self.store.read()?)?;
+        self.cache.write().turn_to(row);
+        Ok(row)
+    }
+
+    /// A key out of memory, as of this generation.
+    pub fn cached_key(&self, generation: u64, id: &KeyId) -> Result<Option<Arc<Key>>, Fault> {
+        {
+            let cache = self.cache.read();
+            if cache.generation != Some(generation) {
+                return Err(Fault::Moved);
+            }
+            if let Some(key) = cache.keys.get(id) {
+                return Ok(Some(key.clone()));
+            }
+        }
+        let tx = self.read_at(generation)?;
+        let Some(key) = Key::load(&*tx, &self.region, id)? else { return Ok(None) };
+        let key = Arc::new(key);
+        let mut cache = self.cache.write();
+        cache.turn_to(generation);
+        cache.keys.insert(*id, key.clone());
+        Ok(Some(key))
+    }
+
+    /// The key of an alias out of memory, as of this generation.
+    pub fn cached_alias(
+        &self,
+        generation: u64,
+        account: &AccountId,
+        name: &AliasName,
+    ) -> Result<Option<KeyId>, Fault> {
+        {
+            let cache = self.cache.read();
+            if cache.generation != Some(generation) {
+                return Err(Fault::Moved);
+            }
+            if let Some(key) = cache.aliases.get(account).and_then(|a| a.get(name)) {
+                return Ok(Some(*key));
+            }
+        }
+        let tx = self.read_at(generation)?;
+        let Some(row) = rows::alias(&*tx, account, name)? else { return Ok(None) };
+        let mut cache = self.cache.write();
+        cache.turn_to(generation);
+        cache.aliases.entry(account.clone()).or_default().insert(name.clone(), row.key());
+        Ok(Some(row.key()))
+    }
+
+    fn read_at(&self, generation: u64) -> Result<Box<dyn ReadTx + '_>, Fault> {
+        let tx = self.store.read()?;
+        if rows::generation(&*tx)? == generation { Ok(tx) } else { Err(Fault::Moved) }
+    }
+
+    /// Records an event; in the operating system when it returns. False, and not recorded, if the store's
+    /// generation is not `decided_at`.
+    pub fn commit(&self, event: Vec<u8>, decided_at: Option<u64>) -> Result<bool, KmsError> {
+        let done = self.commits.submit(&self.store, event, decided_at);
+        self.has_grown();
+        done
+    }
+
+    /// The log has events whose head is to be signed.
+    pub fn has_grown(&self) {
+        self.grown.store(true, Ordering::Relaxed);
+    }
+
+    /// Records an event about a file: within a second, or before this returns.
+    pub fn record(&self, event: Vec<u8>, sync: bool) -> Result<(), KmsError> {
+        if self.stuck.load(Ordering::Relaxed) {
+            self.flush()?;
+        }
+        let full = {
+            let mut waiting = self.waiting.lock();
+            waiting.push(event);
+            waiting.len() > WAITING_EVENTS
+        };
+        if sync || full { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the events that wait. On an error they wait on, and until they are written every further
+    /// [`Self::record`] fails: what cannot be recorded must not happen.
+    fn flush(&self) -> Result<(), KmsError> {
+        let flushed = self.write_waiting();
+        self.stuck.store(flushed.is_err(), Ordering::Relaxed);
+        flushed
+    }
+
+    fn write_waiting(&self) -> Result<(), KmsError> {
+        // Held over the transaction, so that nobody takes a half-written batch for done.
+        let mut waiting = self.waiting.lock();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.write(Durability::Soon)?;
+        let mut head = audit::head(&*tx)?;
+        for event in waiting.iter() {
+            head = audit::append_after(&mut *tx, &head, event)?;
+        }
+        tx.commit()?;
+        waiting.clear();
+        self.has_grown();
+        Ok(())
+    }
+
+    /// Does what is due: keys whose waiting period is over, material to be purged, a generation that a crash
+    /// parted.
+    pub fn tick(&self) {
+        self.report("the generation", self.reconcile().map_err(KmsError::from));
+        self.report("deleting keys that are due", self.expire());
+        self.report("looking at the generation", self.forget_stale());
+    }
+
+    /// Keeps no material in memory that another process may have deleted.
+    fn forget_stale(&self) -> Result<(), KmsError> {
+        let file = self.generation()?;
+        if self.cache.read().generation.is_some_and(|g| g != file) {
+            *self.cache.write() = Cache::default();
+        }
+        Ok(())
+    }
+
+    fn report(&self, what: &str, done: Result<(), KmsError>) {
+        if let Err(error) = done {
+            tracing::error!(region = %self.region, %error, "{what} failed; it is tried again");
+        }
+    }
+
+    /// Deletes the keys whose waiting period is over.
+    pub fn expire(&self) -> Result<(), KmsError> {
+        let now = self.now();
+        while rows::first_due(&*self.store.read()?, now)?.is_some() {
+            let mut tx = self.store.write(Durability::Synced)?;
+            let Some(id) = rows::first_due(&*tx, now)? else { break };
+            let Some(key) = Key::load(&*tx, &self.region, &id)? else {
+                let message = format!("key {id} is due and not there; restore the key service's store");
+                return Err(KmsError::new(KmsErrorKind::Internal, message));
+            };
+            rows::delete_key(&mut *tx, &id, &key.row)?;
+            let event =
+                events::by_the_service(self, &key, "DeleteKey", Timestamp::from_millisecond(now).ok())?;
+            audit::append(&mut *tx, &event)?;
+            self.move_generation(&mut *tx)?;
+            tx.commit()?;
+            self.has_grown();
+        }
+        self.purge()
+    }
+
+    /// Leaves nothing of deleted material in the store's files, as soon as no reader stands in the way.
+    fn purge(&self) -> Result<(), KmsError> {
+        if !rows::purge_due(&*self.store.read()?)? {
+            return Ok(());
+        }
+        // Opened material of deleted keys goes too.
+        *self.cache.write() = Cache::default();
+        if self.store.purge()? {
+            let mut tx = self.store.write(Durability::Soon)?;
+            rows::purged(&mut *tx)?;
+            tx.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Syncs the log and signs its head.
+    fn sign(&self) -> Result<(), AuditError> {
+        if !self.grown.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let signed = (|| {
+            let head = audit::head(&*self.store.read()?)?;
+            self.store.sync()?;
+            let mut tx = self.store.write(Durability::Soon)?;
+            if audit::advance_head(&mut *tx, &self.head_key, &head)? {
+                tx.commit()?;
+            }
+            Ok(())
+        })();
+        if signed.is_err() {
+            self.has_grown();
+        }
+        signed
+    }
+
+    /// Checks the log; the end of it.
+    pub fn verify_log(&self, pinned: Option<audit::ChainHead>) -> Result<audit::ChainHead, AuditError> {
+        audit::verify(&*self.store.read()?, &self.head_key, pinned)
+    }
+
+    /// Events that a filter lets through.
+    pub fn lookup(&self, filter: &audit::Filter) -> Result<Vec<audit::Found>, KmsError> {
+        self.flush()?;
+        Ok(audit::lookup(&*self.store.read()?, filter)?)
+    }
+
+    fn slow_beat(&self) {
+        self.tick();
+        self.report("signing the audit log's head", self.sign().map_err(KmsError::from));
+        let indexed = audit::index(&self.store, INDEX_AT_ONCE).map(|_| ());
+        self.report("indexing the audit log", indexed.map_err(KmsError::from));
+    }
+
+    fn close(&self) {
+        self.report("writing the last events", self.flush());
+        self.report("signing the audit log's head", self.sign().map_err(KmsError::from));
+    }
+}
+
+/// The thread. It ends with the service, which it does not keep alive.
+fn keep(service: &Weak<RegionService>, stop: &Stop) {
+    let mut slow = Instant::now();
+    loop {
+        {
+            let mut now = stop.now.lock();
+            if !*now {
+                stop.wake.wait_for(&mut now, BEAT);
+            }
+            if *now {
+                return;
+            }
+        }
+        let Some(service) = service.upgrade() else { return };
+        service.report("writing events about files", service.flush());
+        if slow.elapsed() >= SLOW_BEAT {
+            slow = Instant::now();
+            service.slow_beat();
+        }
+    }
+}
+
+impl Drop for RegionService {
+    fn drop(&mut self) {
+        *self.stop.now.lock() = true;
+        self.stop.wake.notify_all();
+        if let Some(thread) = self.keeper.lock().take()
+            // The thread itself may have been the last to hold the service.
+            && thread.thread().id() != thread::current().id()
+        {
+            // A panic of the thread has been reported by its own message.
+            let _ = thread.join();
+        }
+        self.close();
+    }
+}
+
+impl From<AuditError> for KmsError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Store(error) => error.into(),
+            other => Self::new(KmsErrorKind::Internal, other.to_string()),
+        }
+    }
+}
+
+fn unreadable(error: &io::Error) -> KmsError {
+    KmsError::new(KmsErrorKind::Internal, format!("the key service's file `generation`: {error}"))
 }

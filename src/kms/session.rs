@@ -1,15 +1,26 @@
-//! A session: one caller in one region.
+//! A session: one caller in one region. And the one entry of every request, whichever way it comes: parse,
+//! authenticate, authorise, check state, act, record, answer.
 
 use std::sync::Arc;
 
-use super::KmsError;
-use super::operation::Operation;
-use super::region::RegionService;
+use super::call::{Call, Tx};
+use super::events::{self, CallEvent, Notes, SERVICE};
+use super::operation::{Class, OPERATIONS, Operation, Row};
+use super::region::{Fault, RegionService};
 use super::service::{
     DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger, ReEncrypted,
 };
-use crate::audit::{ChainHead, Filter, Found};
-use crate::iam::{AccountId, Principal, Region};
+use super::wire::{
+    DecryptRequest, DescribeKeyRequest, EncryptRequest, GenerateDataKeyRequest, ReEncryptRequest,
+};
+use super::{KmsError, KmsErrorKind, managed, rows};
+use crate::audit::{self, AuditError, ChainHead, Filter, Found};
+use crate::crypto::SecretVec;
+use crate::iam::{AccountId, KeyArn, KeyId, Principal, Region};
+use crate::store::{Durability, Store};
+
+/// How often a request is decided anew because keys changed in between, before the caller is told to try again.
+const TRIES: usize = 100;
 
 /// Who calls, and what the log tells of the call.
 #[derive(Debug, Clone)]
@@ -34,13 +45,15 @@ impl Caller {
 }
 
 /// The key service as one caller sees it in one region. Cheap to clone; usable from several threads.
+///
+/// Its own calls ([`Self::call`], [`Self::call_json`]) are the caller's. The operations of [`KeyService`] are
+/// kmsfs's, in the caller's name: a key that kmsfs manages works for them only.
 #[derive(Clone)]
 pub struct Session {
     region: Arc<RegionService>,
     caller: Arc<Caller>,
 }
 
-#[allow(unused_variables)]
 impl Session {
     pub(super) fn new(region: Arc<RegionService>, caller: Caller) -> Self {
         Self { region, caller: Arc::new(caller) }
@@ -53,43 +66,260 @@ impl Session {
 
     /// Its region.
     pub fn region(&self) -> &Region {
-        unimplemented!()
+        &self.region.region
     }
 
     /// One operation, decided, done and recorded.
     pub fn call<O: Operation>(&self, request: O) -> Result<O::Response, KmsError> {
-        unimplemented!()
+        self.enter(None, &request)
     }
 
     /// One operation by its name, in AWS's JSON; an operation without an answer gives no bytes. The answer may
     /// hold a plaintext: zeroize it.
     pub fn call_json(&self, operation: &str, body: &[u8]) -> Result<Vec<u8>, KmsError> {
-        unimplemented!()
+        match OPERATIONS.iter().find(|(row, _)| row.name == operation) {
+            Some((_, run)) => run(self, body),
+            None => {
+                let message = format!("the key service has no operation {operation}");
+                Err(KmsError::new(KmsErrorKind::UnknownOperation, message))
+            }
+        }
     }
 
     /// The ARN of the key that the service manages under alias/`name` (such as aws/kmsfs); made if absent.
     /// Its policy is fixed: the service uses it for the account ([`KeyService`]'s operations), the account may
     /// look at it and nothing else.
     pub fn ensure_managed_key(&self, name: &str) -> Result<String, KmsError> {
-        unimplemented!()
+        managed::ensure(&self.region, self.caller.principal.account(), name)
     }
 
-    /// Events of this account, newest first, those of other processes too.
+    /// Events of this account, newest first, those of other processes too. `filter.key` may be a key's id.
     pub fn lookup_events(&self, filter: &Filter) -> Result<Vec<Found>, KmsError> {
-        unimplemented!()
+        let account = self.caller.principal.account();
+        let mut filter = filter.clone();
+        filter.account = Some(account.to_string());
+        if let Some(id) = filter.key.as_ref().and_then(|key| key.parse::<KeyId>().ok()) {
+            let arn = KeyArn { region: self.region().clone(), account: account.clone(), key: id };
+            filter.key = Some(arn.to_string());
+        }
+        self.region.lookup(&filter)
     }
 
     /// Walks the whole log; it must hold the signed head, and the pinned one. Answers its end, which may be
     /// pinned elsewhere ([`ChainHead`] has a text form).
-    pub fn verify_log(&self, pinned: Option<ChainHead>) -> Result<ChainHead, crate::audit::AuditError> {
-        unimplemented!()
+    pub fn verify_log(&self, pinned: Option<ChainHead>) -> Result<ChainHead, AuditError> {
+        self.region.verify_log(pinned)
+    }
+
+    #[cfg(test)]
+    pub(super) fn region_service(&self) -> &RegionService {
+        &self.region
+    }
+
+    /// Records a request that could not be read. The answer to it, which is another if that fails.
+    pub(super) fn refuse_unread(&self, row: &'static Row, error: KmsError) -> KmsError {
+        match Entry::new(self, None, row)
+            .and_then(|entry| entry.fail::<()>(None, Notes::default(), None, error))
+        {
+            Ok(error) | Err(error) => error,
+        }
+    }
+
+    /// The one entry.
+    fn enter<O: Operation>(&self, via: Option<&'static str>, request: &O) -> Result<O::Response, KmsError> {
+        let entry = Entry::new(self, via, O::ROW)?;
+        let bounds = request.check().and_then(|()| match request.grant_tokens() {
+            [] => Ok(()),
+            // There are no grants yet whose tokens these could be.
+            _ => Err(KmsError::new(KmsErrorKind::InvalidGrantToken, "the grant tokens are not valid")),
+        });
+        if let Err(error) = bounds {
+            return Err(entry.fail(Some(request.parameters()), Notes::default(), None, error)?);
+        }
+        for _ in 0..TRIES {
+            match entry.attempt(request)? {
+                Attempt::Done(answer) => return answer,
+                Attempt::Moved => {}
+                Attempt::Due => self.region.expire()?,
+            }
+        }
+        let message = "keys are being changed faster than the request can be decided; try again";
+        Err(KmsError::new(KmsErrorKind::DependencyTimeout, message))
     }
 }
 
-#[allow(unused_variables)]
+/// What came of one attempt.
+enum Attempt<T> {
+    /// Recorded and to be answered.
+    Done(Result<T, KmsError>),
+    /// Keys changed meanwhile; nothing was done.
+    Moved,
+    /// A key must be deleted first; nothing was done.
+    Due,
+}
+
+/// One request on its way.
+struct Entry<'a> {
+    session: &'a Session,
+    via: Option<&'static str>,
+    row: &'static Row,
+    request_id: String,
+}
+
+impl<'a> Entry<'a> {
+    fn new(session: &'a Session, via: Option<&'static str>, row: &'static Row) -> Result<Self, KmsError> {
+        Ok(Self { session, via, row, request_id: audit::uuid()? })
+    }
+
+    fn event(&self, time: jiff::Timestamp) -> CallEvent<'_> {
+        let Session { region, caller } = self.session;
+        let Row { name, read_only, .. } = *self.row;
+        CallEvent { region, caller, via: self.via, name, read_only, time, request_id: &self.request_id }
+    }
+
+    fn attempt<O: Operation>(&self, request: &O) -> Result<Attempt<O::Response>, KmsError> {
+        match self.row.class {
+            Class::Crypto => match self.session.region.cached_generation() {
+                Ok(generation) => self.decide(request, generation, Tx::Memory),
+                Err(Fault::Refused(error)) => Err(error),
+                Err(_) => Ok(Attempt::Moved),
+            },
+            Class::Read => {
+                let tx = self.session.region.store.read()?;
+                let generation = rows::generation(&*tx)?;
+                let (decided, notes) = self.run(request, generation, Tx::Read(&*tx));
+                drop(tx);
+                self.record(request, decided, notes, Some(generation))
+            }
+            Class::Change => self.change(request),
+        }
+    }
+
+    fn decide<O: Operation>(
+        &self,
+        request: &O,
+        generation: u64,
+        tx: Tx<'_>,
+    ) -> Result<Attempt<O::Response>, KmsError> {
+        let (decided, notes) = self.run(request, generation, tx);
+        self.record(request, decided, notes, Some(generation))
+    }
+
+    /// Authorise, check state, act.
+    fn run<O: Operation>(
+        &self,
+        request: &O,
+        generation: u64,
+        tx: Tx<'_>,
+    ) -> (super::call::Result<O::Response>, Made) {
+        let region = &*self.session.region;
+        let mut call = Call {
+            region,
+            caller: &self.session.caller,
+            via: self.via,
+            row: self.row,
+            now: region.clock.now(),
+            generation,
+            tx,
+            notes: Notes::default(),
+            service_events: Vec::new(),
+        };
+        let decided = call.admit(&request.subjects()).and_then(|keys| {
+            if request.dry_run() {
+                let message = "The request would have succeeded, but the DryRun option is set.";
+                return Err(Fault::Refused(KmsError::new(KmsErrorKind::DryRun, message)));
+            }
+            request.act(&mut call, &keys)
+        });
+        let Call { now, notes, service_events, .. } = call;
+        (decided, Made { now, notes, service_events })
+    }
+
+    /// Records what was decided without changing anything. Then, and only then, it may be answered.
+    fn record<O: Operation>(
+        &self,
+        request: &O,
+        decided: super::call::Result<O::Response>,
+        made: Made,
+        decided_at: Option<u64>,
+    ) -> Result<Attempt<O::Response>, KmsError> {
+        let answer = match decided {
+            Ok(answer) => Ok(answer),
+            Err(Fault::Moved) => return Ok(Attempt::Moved),
+            Err(Fault::Due) => return Ok(Attempt::Due),
+            Err(Fault::Refused(error)) => Err((error.clone(), error.message)),
+            Err(Fault::Hidden { answer, reason }) => Err((answer, reason)),
+        };
+        let error = answer.as_ref().err().map(|(error, reason)| (error.kind, reason.clone()));
+        let event = self.event(made.now).json(Some(request.parameters()), made.notes, error)?;
+        // What is not recorded is not answered: an early return here zeroizes the result.
+        if self.session.region.commit(event, decided_at)? {
+            Ok(Attempt::Done(answer.map_err(|(error, _)| error)))
+        } else {
+            Ok(Attempt::Moved)
+        }
+    }
+
+    /// Decides and does a change in one transaction with its event and the generation. A refusal leaves no
+    /// trace in it and is recorded by itself.
+    fn change<O: Operation>(&self, request: &O) -> Result<Attempt<O::Response>, KmsError> {
+        let region = &*self.session.region;
+        let mut tx = region.store.write(Durability::Synced)?;
+        let generation = rows::generation(&*tx)?;
+        let (decided, made) = self.run(request, generation, Tx::Write(&mut *tx));
+        let answer = match decided {
+            Ok(answer) => answer,
+            refused => {
+                drop(tx);
+                return self.record(request, refused, made, Some(generation));
+            }
+        };
+        let event = self.event(made.now).json(Some(request.parameters()), made.notes, None)?;
+        let mut head = audit::append(&mut *tx, &event)?;
+        for event in made.service_events {
+            head = audit::append_after(&mut *tx, &head, &event)?;
+        }
+        region.move_generation(&mut *tx)?;
+        tx.commit()?;
+        region.has_grown();
+        Ok(Attempt::Done(Ok(answer)))
+    }
+
+    /// Records a request that is refused before anything of the store was looked at. Ok: the refusal.
+    fn fail<P: serde::Serialize>(
+        &self,
+        parameters: Option<P>,
+        notes: Notes,
+        decided_at: Option<u64>,
+        error: KmsError,
+    ) -> Result<KmsError, KmsError> {
+        let now = self.session.region.clock.now();
+        let event = self.event(now).json(parameters, notes, Some((error.kind, error.message.clone())))?;
+        self.session.region.commit(event, decided_at)?;
+        Ok(error)
+    }
+}
+
+/// What a request made on the way, beside its answer.
+struct Made {
+    now: jiff::Timestamp,
+    notes: Notes,
+    service_events: Vec<Vec<u8>>,
+}
+
 impl KeyService for Session {
     fn generate_data_key(&self, key_id: &str, context: &EncryptionContext) -> Result<DataKey, KmsError> {
-        unimplemented!()
+        let answer = self.enter(
+            Some(SERVICE),
+            &GenerateDataKeyRequest {
+                key_id: key_id.to_owned(),
+                encryption_context: context.clone(),
+                key_spec: Some("AES_256".to_owned()),
+                ..GenerateDataKeyRequest::default()
+            },
+        )?;
+        let plaintext = answer.plaintext.clone();
+        Ok(DataKey { key_arn: answer.key_id.clone(), ciphertext: answer.ciphertext_blob.clone(), plaintext })
     }
 
     fn encrypt(
@@ -98,7 +328,16 @@ impl KeyService for Session {
         plaintext: &[u8],
         context: &EncryptionContext,
     ) -> Result<Encrypted, KmsError> {
-        unimplemented!()
+        let answer = self.enter(
+            Some(SERVICE),
+            &EncryptRequest {
+                key_id: key_id.to_owned(),
+                plaintext: SecretVec::new(plaintext.to_vec()),
+                encryption_context: context.clone(),
+                ..EncryptRequest::default()
+            },
+        )?;
+        Ok(Encrypted { key_arn: answer.key_id, ciphertext: answer.ciphertext_blob })
     }
 
     fn decrypt(
@@ -107,7 +346,20 @@ impl KeyService for Session {
         ciphertext: &[u8],
         context: &EncryptionContext,
     ) -> Result<Decrypted, KmsError> {
-        unimplemented!()
+        let answer = self.enter(
+            Some(SERVICE),
+            &DecryptRequest {
+                ciphertext_blob: ciphertext.to_vec(),
+                encryption_context: context.clone(),
+                key_id: key_id.map(str::to_owned),
+                ..DecryptRequest::default()
+            },
+        )?;
+        Ok(Decrypted {
+            key_arn: answer.key_id,
+            key_material_id: Some(answer.key_material_id),
+            plaintext: answer.plaintext,
+        })
     }
 
     fn re_encrypt(
@@ -117,21 +369,38 @@ impl KeyService for Session {
         destination_key_id: &str,
         destination_context: &EncryptionContext,
     ) -> Result<ReEncrypted, KmsError> {
-        unimplemented!()
+        let answer = self.enter(
+            Some(SERVICE),
+            &ReEncryptRequest {
+                ciphertext_blob: ciphertext.to_vec(),
+                source_encryption_context: source_context.clone(),
+                destination_key_id: destination_key_id.to_owned(),
+                destination_encryption_context: destination_context.clone(),
+                ..ReEncryptRequest::default()
+            },
+        )?;
+        Ok(ReEncrypted {
+            source_key_arn: answer.source_key_id,
+            key_arn: answer.key_id,
+            ciphertext: answer.ciphertext_blob,
+        })
     }
 
     fn describe_key(&self, key_id: &str) -> Result<KeyMetadata, KmsError> {
-        unimplemented!()
+        let request = DescribeKeyRequest { key_id: key_id.to_owned(), ..DescribeKeyRequest::default() };
+        let key = self.enter(Some(SERVICE), &request)?.key_metadata;
+        Ok(KeyMetadata { key_arn: key.arn, region: self.region().to_string(), state: key.key_state })
     }
 }
 
-#[allow(unused_variables)]
 impl Ledger for Session {
+    /// Read it before the decision whose life hangs on it.
     fn generation(&self) -> Result<Option<u64>, KmsError> {
-        unimplemented!()
+        self.region.generation().map(Some)
     }
 
     fn record(&self, event: FileEvent, sync: bool) -> Result<(), KmsError> {
-        unimplemented!()
+        let event = events::of_a_file(&self.region, &self.caller, event)?;
+        self.region.record(event, sync)
     }
 }

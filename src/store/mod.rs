@@ -83,6 +83,13 @@ pub trait Store: Send + Sync {
 
     /// Begins a view that changes; there is one at a time, over all processes.
     fn write(&self, durability: Durability) -> Result<Box<dyn WriteTx + '_>>;
+
+    /// When it returns, everything that was committed before the call is on disk.
+    fn sync(&self) -> Result<()>;
+
+    /// Leaves nothing of deleted values in the store's files; on disk when it returns. False if another
+    /// process was reading: try again later. No transaction of this thread may be open.
+    fn purge(&self) -> Result<bool>;
 }
 
 /// The range of all keys that begin with `prefix`: from it, to the answer (None: to the end).

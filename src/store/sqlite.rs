@@ -22,6 +22,8 @@ use super::{Durability, Item, ReadTx, Result, Store, StoreError, WriteTx};
 
 /// How long a transaction waits for another process.
 const BUSY_SECONDS: u64 = 10;
+/// How long [`Store::purge`] lets writers wait while it waits for readers.
+const PURGE_PATIENCE: Duration = Duration::from_millis(300);
 /// How late a commit may reach the disk, with room to do it in.
 const SYNC_EVERY: Duration = Duration::from_millis(500);
 
@@ -33,6 +35,9 @@ pub struct SqliteStore {
     readers: Mutex<Vec<Connection>>,
     syncer: Arc<Syncer>,
     thread: Option<JoinHandle<()>>,
+    /// For tests of those above: every write finds the disk full.
+    #[cfg(test)]
+    full: std::sync::atomic::AtomicBool,
 }
 
 /// The connection that writes.
@@ -82,7 +87,16 @@ impl SqliteStore {
             readers: Mutex::default(),
             syncer,
             thread,
+            #[cfg(test)]
+            full: false.into(),
         })
+    }
+}
+
+#[cfg(test)]
+impl SqliteStore {
+    pub(crate) fn refuse_writes(&self, full: bool) {
+        self.full.store(full, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -166,6 +180,11 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// One statement that stays prepared.
+fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
 impl Store for SqliteStore {
     fn read(&self) -> Result<Box<dyn ReadTx + '_>> {
         let waiting = self.readers.lock().pop();
@@ -173,11 +192,15 @@ impl Store for SqliteStore {
             Some(connection) => connection,
             None => connect(&self.path)?,
         };
-        connection.execute_batch("BEGIN")?;
+        run(&connection, "BEGIN")?;
         Ok(Box::new(Reader { store: self, connection: Some(connection) }))
     }
 
     fn write(&self, durability: Durability) -> Result<Box<dyn WriteTx + '_>> {
+        #[cfg(test)]
+        if self.full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(StoreError::Full);
+        }
         let mut writer = self.writer.lock();
         if writer.durability != durability {
             let mode = match durability {
@@ -187,8 +210,23 @@ impl Store for SqliteStore {
             writer.connection.pragma_update(None, "synchronous", mode)?;
             writer.durability = durability;
         }
-        writer.connection.execute_batch("BEGIN IMMEDIATE")?;
+        run(&writer.connection, "BEGIN IMMEDIATE")?;
         Ok(Box::new(Writer { store: self, writer, open: true }))
+    }
+
+    fn sync(&self) -> Result<()> {
+        let mut log = None;
+        sync_log(&mut log, &wal_path(&self.path))
+            .map_err(|e| StoreError::Engine(format!("it cannot be synced: {e}")))
+    }
+
+    fn purge(&self) -> Result<bool> {
+        // A connection of its own: while it waits for readers, it must not keep the writer's.
+        let connection = connect(&self.path)?;
+        connection.busy_timeout(PURGE_PATIENCE)?;
+        // Deleted values are overwritten in the pages that the log moves into the file; then the log is cut.
+        let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        Ok(busy == 0)
     }
 }
 
@@ -200,7 +238,7 @@ struct Reader<'a> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take()
-            && connection.execute_batch("ROLLBACK").is_ok()
+            && run(&connection, "ROLLBACK").is_ok()
         {
             self.store.readers.lock().push(connection);
         }
@@ -217,7 +255,7 @@ impl Drop for Writer<'_> {
     fn drop(&mut self) {
         if self.open {
             // Fails only where SQLite has rolled back already.
-            let _ = self.writer.connection.execute_batch("ROLLBACK");
+            let _ = run(&self.writer.connection, "ROLLBACK");
         }
     }
 }
@@ -289,7 +327,7 @@ impl WriteTx for Writer<'_> {
     }
 
     fn commit(mut self: Box<Self>) -> Result<()> {
-        self.writer.connection.execute_batch("COMMIT")?;
+        run(&self.writer.connection, "COMMIT")?;
         self.open = false;
         if self.writer.durability == Durability::Soon {
             let mut state = self.store.syncer.state.lock();

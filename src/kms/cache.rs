@@ -1,0 +1,84 @@
+//! Keys as they are used: rows and opened material, kept until the generation moves.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::blob::{KeyMaterial, MaterialId};
+use super::root::RootKey;
+use super::rows::{self, KeyRow, MaterialRow};
+use super::{KmsError, KmsErrorKind};
+use crate::iam::{AccountId, AliasName, KeyArn, KeyId, Region};
+use crate::store::ReadTx;
+
+/// A key with all its material.
+pub struct Key {
+    /// Its name.
+    pub arn: KeyArn,
+    /// The name as text.
+    pub arn_text: String,
+    /// What the store says of it.
+    pub row: KeyRow,
+    /// Oldest first, with their numbers.
+    pub materials: Vec<(u32, MaterialRow)>,
+    opened: RwLock<HashMap<MaterialId, Arc<KeyMaterial>>>,
+}
+
+impl Key {
+    /// Reads a key.
+    pub fn load(tx: &dyn ReadTx, region: &Region, id: &KeyId) -> Result<Option<Self>, KmsError> {
+        let Some(row) = rows::key(tx, id)? else { return Ok(None) };
+        let account: AccountId = row
+            .account
+            .parse()
+            .map_err(|_| KmsError::new(KmsErrorKind::Internal, format!("the row of key {id} is damaged")))?;
+        let arn = KeyArn { region: region.clone(), account, key: *id };
+        let arn_text = arn.to_string();
+        Ok(Some(Self { arn, arn_text, row, materials: rows::materials(tx, id)?, opened: RwLock::default() }))
+    }
+
+    /// The name of the current material.
+    pub fn current(&self) -> Result<MaterialId, KmsError> {
+        let row = self.materials.iter().find(|(number, _)| *number == self.row.current);
+        row.map(|(_, row)| row.id).ok_or_else(|| {
+            let message =
+                format!("{} has no current material; restore the key service's store", self.arn_text);
+            KmsError::new(KmsErrorKind::Internal, message)
+        })
+    }
+
+    /// Material of this name, opened; None if the key has none such.
+    pub fn material(&self, root: &RootKey, id: &MaterialId) -> Result<Option<Arc<KeyMaterial>>, KmsError> {
+        if let Some(material) = self.opened.read().get(id) {
+            return Ok(Some(material.clone()));
+        }
+        let Some((_, row)) = self.materials.iter().find(|(_, row)| row.id == *id) else { return Ok(None) };
+        let material = Arc::new(rows::open_material(root, &self.arn, row)?);
+        self.opened.write().insert(*id, material.clone());
+        Ok(Some(material))
+    }
+}
+
+/// Keys and aliases of one generation.
+#[derive(Default)]
+pub struct Cache {
+    /// The generation they are of; None: of none.
+    pub generation: Option<u64>,
+    /// Keys by id.
+    pub keys: HashMap<KeyId, Arc<Key>>,
+    /// Aliases by account and name.
+    pub aliases: HashMap<AccountId, HashMap<AliasName, KeyId>>,
+}
+
+/// Keys that are kept at most; then all are dropped. Nothing but memory hangs on it.
+const MOST: usize = 10_000;
+
+impl Cache {
+    /// Forgets everything of other generations.
+    pub fn turn_to(&mut self, generation: u64) {
+        if self.generation != Some(generation) || self.keys.len() > MOST || self.aliases.len() > MOST {
+            *self = Self { generation: Some(generation), ..Self::default() };
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! What an operation sees of the service while it runs, and how names become keys.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::blob::CiphertextBlob;
+use super::cache::Key;
+use super::events::Notes;
+use super::operation::Row;
+use super::region::{Fault, RegionService};
+use super::session::Caller;
+use super::state::{Needs, State};
+use super::{KmsError, KmsErrorKind, rows};
+use crate::audit::Resource;
+use crate::iam::{
+    AccountId, AliasName, Denial, IamError, KeyArn, KeyId, Principal, Request, may_in_account, may_use_key,
+};
+use crate::store::{ReadTx, WriteTx};
+
+/// How a request names what it concerns.
+#[derive(Clone, Copy)]
+pub enum Name<'a> {
+    /// Key id, key ARN, alias name or alias ARN.
+    KeyOrAlias(&'a str),
+    /// Key id or key ARN.
+    Key(&'a str),
+    /// The key of a ciphertext, which must be this one if one is given.
+    Ciphertext(&'a [u8], Option<&'a str>),
+    /// An alias that exists, and its key.
+    Alias(&'a str),
+    /// An alias that may not exist.
+    NewAlias(&'a str),
+}
+
+/// One thing that a request concerns, what it does with it, and the states in which that works.
+pub struct Subject<'a> {
+    /// What.
+    pub name: Name<'a>,
+    /// Such as kms:Decrypt.
+    pub action: &'static str,
+    /// In which states.
+    pub needs: Needs,
+}
+
+/// The view of the store.
+pub enum Tx<'t> {
+    /// Out of memory, as of the call's generation.
+    Memory,
+    /// One view of the store.
+    Read(&'t dyn ReadTx),
+    /// The transaction of a change.
+    Write(&'t mut dyn WriteTx),
+}
+
+/// One attempt at a request.
+pub struct Call<'a, 't> {
+    pub region: &'a RegionService,
+    pub caller: &'a Caller,
+    pub via: Option<&'static str>,
+    pub row: &'static Row,
+    pub now: Timestamp,
+    pub generation: u64,
+    pub tx: Tx<'t>,
+    /// For the event.
+    pub notes: Notes,
+    /// Events of the service's own that go with the request's.
+    pub service_events: Vec<Vec<u8>>,
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, Fault>;
+
+fn refused(kind: KmsErrorKind, message: impl Into<String>) -> Fault {
+    Fault::Refused(KmsError::new(kind, message))
+}
+
+/// AWS's one answer where a ciphertext's key is unknown, foreign or forbidden.
+fn unspecific(principal: &Principal, action: &str) -> KmsError {
+    let message = format!(
+        "User: {} is not authorized to perform: {action} on the resource associated with this ciphertext \
+         because the resource does not exist in this Region, no resource-based policies allow access, or a \
+         resource-based policy explicitly denies access",
+        principal.arn()
+    );
+    KmsError::new(KmsErrorKind::AccessDenied, message)
+}
+
+/// An ARN of an alias, by parts.
+struct AliasArn {
+    region: String,
+    account: AccountId,
+    name: AliasName,
+}
+
+fn alias_arn(text: &str) -> Option<AliasArn> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let ["arn", _, "kms", region, account, name] = parts[..] else { return None };
+    Some(AliasArn { region: region.to_owned(), account: account.parse().ok()?, name: name.parse().ok()? })
+}
+
+impl Call<'_, '_> {
+    /// The caller's.
+    pub fn account(&self) -> &AccountId {
+        self.caller.principal.account()
+    }
+
+    /// The view; a view out of memory has none.
+    pub fn reader(&self) -> Result<&dyn ReadTx> {
+        match &self.tx {
+            Tx::Memory => Err(refused(KmsErrorKind::Internal, "no view of the store is open")),
+            Tx::Read(tx) => Ok(*tx),
+            Tx::Write(tx) => Ok(&**tx),
+        }
+    }
+
+    /// The transaction of a change.
+    pub fn writer(&mut self) -> Result<&mut dyn WriteTx> {
+        match &mut self.tx {
+            Tx::Memory | Tx::Read(_) => {
+                Err(refused(KmsErrorKind::Internal, "no transaction of the store is open"))
+            }
+            Tx::Write(tx) => Ok(&mut **tx),
+        }
+    }
+
+    fn load(&self, id: &KeyId) -> Result<Option<Arc<Key>>> {
+        let key = match &self.tx {
+            Tx::Memory => self.region.cached_key(self.generation, id)?,
+            Tx::Read(_) | Tx::Write(_) => Key::load(self.reader()?, &self.region.region, id)?.map(Arc::new),
+        };
+        // A key whose time has come is gone, whether or not the thread has seen to it.
+        if let Some(key) = &key
+            && let State::PendingDeletion { due } = key.row.state
+            && due <= self.now.as_millisecond()
+        {
+            return Err(Fault::Due);
+        }
+        Ok(key)
+    }
+
+    fn find_alias(&self, account: &AccountId, name: &AliasName) -> Result<Option<KeyId>> {
+        match &self.tx {
+            Tx::Memory => self.region.cached_alias(self.generation, account, name),
+            Tx::Read(_) | Tx::Write(_) => {
+                Ok(rows::alias(self.reader()?, account, name)?.map(|row| row.key()))
+            }
+        }
+    }
+
+    /// Finds and authorises what a request concerns, in the request's order; then checks the states. Answers
+    /// the keys; an alias that is to be made has none.
+    pub fn admit(&mut self, subjects: &[Subject<'_>]) -> Result<Vec<Arc<Key>>> {
+        if subjects.is_empty() {
+            self.in_account(self.row.action, self.account(), "*")?;
+        }
+        let mut keys = Vec::with_capacity(subjects.len());
+        for subject in subjects {
+            let key = match subject.name {
+                Name::KeyOrAlias(text) => self.named(text, true, subject.action)?,
+                Name::Key(text) => self.named(text, false, subject.action)?,
+                Name::Ciphertext(blob, within) => self.of_ciphertext(blob, within, subject.action)?,
+                Name::Alias(text) => {
+                    let (account, name) = self.alias(text, subject.action)?;
+                    let found = match self.find_alias(&account, &name)? {
+                        Some(id) => self.load(&id)?,
+                        None => None,
+                    };
+                    found.ok_or_else(|| self.no_alias(&account, name.as_str()))?
+                }
+                Name::NewAlias(text) => {
+                    self.alias(text, subject.action)?;
+                    continue;
+                }
+            };
+            self.note(&key.arn);
+            if let Err(denial) = may_use_key(&self.request(subject.action), &key.arn.account, &key.row.policy)
+            {
+                return Err(match (subject.name, self.denial(denial, subject.action, &key.arn_text)) {
+                    (Name::Ciphertext(..), error) => self.hidden(subject.action, error.message),
+                    (_, error) => Fault::Refused(error),
+                });
+            }
+            keys.push((key, subject.needs));
+        }
+        for (key, needs) in &keys {
+            key.row.state.check(*needs, &key.arn_text)?;
+        }
+        Ok(keys.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// Names a key in the request's event.
+    pub fn note(&mut self, arn: &KeyArn) {
+        self.notes.resources.push(Resource::key(arn.account.as_str(), arn.to_string()));
+    }
+
+    fn request<'r>(&'r self, action: &'r str) -> Request<'r> {
+        Request { principal: &self.caller.principal, via: self.via, action }
+    }
+
+    fn in_account(&self, action: &str, account: &AccountId, resource: &str) -> Result<()> {
+        may_in_account(&self.request(action), account)
+            .map_err(|denial| Fault::Refused(self.denial(denial, action, resource)))
+    }
+
+    fn denial(&self, denial: Denial, action: &str, resource: &str) -> KmsError {
+        let (who, why) = (self.caller.principal.arn(), denial.reason(action));
+        let message = format!(
+            "User: {who} is not authorized to perform: {action} on resource: {resource} because {why}"
+        );
+        KmsError::new(KmsErrorKind::AccessDenied, message)
+    }
+
+    fn hidden(&self, action: &str, reason: String) -> Fault {
+        Fault::Hidden { answer: unspecific(&self.caller.principal, action), reason }
+    }
+
+    /// An alias that may be changed by its name, if not reserved.
+    fn alias(&self, text: &str, action: &str) -> Result<(AccountId, AliasName)> {
+        let account = self.account().clone();
+        let name: AliasName =
+            text.parse().map_err(|e: IamError| refused(KmsErrorKind::InvalidAliasName, e.to_string()))?;
+        let arn = self.alias_arn(&account, name.as_str());
+        if name.is_reserved() {
+            return Err(Fault::Refused(self.denial(Denial::Reserved, action, &arn)));
+        }
+        self.in_account(action, &account, &arn)?;
+        Ok((account, name))
+    }
+
+    /// The ARN of an alias here.
+    pub fn alias_arn(&self, account: &AccountId, name: &str) -> String {
+        let region = &self.region.region;
+        format!("arn:{}:kms:{region}:{account}:{name}", region.partition())
+    }
+
+    fn no_alias(&self, account: &AccountId, name: &str) -> Fault {
+        refused(KmsErrorKind::NotFound, format!("Alias {} is not found.", self.alias_arn(account, name)))
+    }
+
+    fn no_key(&self, account: &AccountId, id: &KeyId) -> Fault {
+        let arn = KeyArn { region: self.region.region.clone(), account: account.clone(), key: *id };
+        refused(KmsErrorKind::NotFound, format!("Key '{arn}' does not exist"))
+    }
+
+    /// The key of a name. Another account's that is not there looks like one that is forbidden.
+    fn named(&self, text: &str, aliases: bool, action: &str) -> Result<Arc<Key>> {
+        let foreign = |account: &AccountId, fault: Fault| {
+            if account == self.account() {
+                return fault;
+            }
+            Fault::Refused(self.denial(Denial::NoResourcePolicy, action, text))
+        };
+        if text.starts_with("arn:") {
+            if let Some(arn) = alias_arn(text)
+                && aliases
+            {
+                self.in_this_region(&arn.region)?;
+                let found = match self.find_alias(&arn.account, &arn.name)? {
+                    Some(id) => self.load(&id)?,
+                    None => None,
+                };
+                return found
+                    .ok_or_else(|| foreign(&arn.account, self.no_alias(&arn.account, arn.name.as_str())));
+            }
+            let arn: KeyArn =
+                text.parse().map_err(|_| refused(KmsErrorKind::InvalidArn, format!("Invalid arn {text}")))?;
+            self.in_this_region(arn.region.as_str())?;
+            let found = self.load(&arn.key)?.filter(|key| key.arn.account == arn.account);
+            return found.ok_or_else(|| foreign(&arn.account, self.no_key(&arn.account, &arn.key)));
+        }
+        if text.starts_with("alias/") && aliases {
+            let name = text.parse().map_err(|_| self.no_alias(self.account(), text))?;
+            let found = match self.find_alias(self.account(), &name)? {
+                Some(id) => self.load(&id)?,
+                None => None,
+            };
+            return found.ok_or_else(|| self.no_alias(self.account(), text));
+        }
+        let id: KeyId =
+            text.parse().map_err(|_| refused(KmsErrorKind::NotFound, format!("Invalid keyId '{text}'")))?;
+        let found = self.load(&id)?.filter(|key| key.arn.account == *self.account());
+        found.ok_or_else(|| self.no_key(self.account(), &id))
+    }
+
+    fn in_this_region(&self, region: &str) -> Result<()> {
+        if region == self.region.region.as_str() {
+            Ok(())
+        } else {
+            Err(refused(KmsErrorKind::NotFound, format!("Invalid arn {region}")))
+        }
+    }
+
+    fn of_ciphertext(&self, bytes: &[u8], within: Option<&str>, action: &str) -> Result<Arc<Key>> {
+        let blob = CiphertextBlob::parse(bytes).ok_or_else(no_ciphertext)?;
+        if let Some(text) = within {
+            let key = self.named(text, true, action)?;
+            if key.arn.key == blob.key {
+                return Ok(key);
+            }
+            let message =
+                "The key ID in the request does not identify a CMK that can perform this operation.";
+            return Err(refused(KmsErrorKind::IncorrectKey, message));
+        }
+        let unknown = || self.hidden(action, format!("the key {} does not exist in this Region", blob.key));
+        self.load(&blob.key)?.ok_or_else(unknown)
+    }
+}
+
+/// The answer to what is no ciphertext of the key, or has another context.
+pub fn no_ciphertext() -> Fault {
+    let message = "the ciphertext was not made by this key service under this key and encryption context, or it was damaged";
+    refused(KmsErrorKind::InvalidCiphertext, message)
+}

@@ -1,0 +1,255 @@
+//! The events that the service writes, as JSON.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::cache::Key;
+use super::region::RegionService;
+use super::session::Caller;
+use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
+use crate::audit::{
+    Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response, Text, uuid,
+};
+use crate::iam::Principal;
+
+/// The name under which the service calls for others and by itself.
+pub const SERVICE: &str = "kmsfs";
+
+/// requestParameters of an operation: what is None or empty is left out.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Parameters<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption_context: Option<&'a EncryptionContext>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_encryption_context: Option<&'a EncryptionContext>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_encryption_context: Option<&'a EncryptionContext>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption_algorithm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_encryption_algorithm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_encryption_algorithm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number_of_bytes: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_spec: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_usage: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multi_region: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<&'a [super::wire::Tag]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_window_in_days: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_key_material: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub marker: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<bool>,
+}
+
+/// An encryption context, unless it is empty.
+pub fn some(context: &EncryptionContext) -> Option<&EncryptionContext> {
+    Some(context).filter(|c| !c.is_empty())
+}
+
+/// What an operation adds to its event while it runs.
+#[derive(Default)]
+pub struct Notes {
+    /// Keys it concerns.
+    pub resources: Vec<Resource>,
+    /// ARN of the key that a change answers.
+    pub changed: Option<String>,
+    /// Key material.
+    pub additional: Option<Additional>,
+}
+
+/// The event of one call.
+pub struct CallEvent<'a> {
+    pub region: &'a RegionService,
+    pub caller: &'a Caller,
+    pub via: Option<&'static str>,
+    pub name: &'static str,
+    pub read_only: bool,
+    pub time: Timestamp,
+    pub request_id: &'a str,
+}
+
+impl CallEvent<'_> {
+    /// Its JSON. With an error, its name and the true reason.
+    pub fn json<P: Serialize>(
+        &self,
+        parameters: Option<P>,
+        notes: Notes,
+        error: Option<(KmsErrorKind, String)>,
+    ) -> Result<Vec<u8>, KmsError> {
+        let account = self.caller.principal.account().to_string();
+        let (error_code, error_message) = match error {
+            Some((kind, message)) => (Some(Text::Borrowed(kind.name())), Some(message)),
+            None => (None, None),
+        };
+        let event = Event {
+            event_version: EVENT_VERSION.into(),
+            user_identity: identity(&self.caller.principal, self.via),
+            event_time: self.time,
+            event_source: KMS_SOURCE.into(),
+            event_name: self.name.into(),
+            aws_region: self.region.region.to_string(),
+            source_ip_address: self.caller.source_ip.clone(),
+            user_agent: self.caller.user_agent.clone(),
+            error_code,
+            error_message,
+            request_parameters: parameters,
+            response_elements: notes.changed.map(|key_id| Response { key_id }),
+            additional_event_data: notes.additional,
+            request_id: self.request_id.to_owned(),
+            event_id: uuid()?,
+            read_only: self.read_only,
+            resources: notes.resources,
+            event_type: "AwsApiCall".into(),
+            management_event: true,
+            recipient_account_id: account,
+            event_category: "Management".into(),
+        };
+        written(&event)
+    }
+}
+
+fn identity(principal: &Principal, via: Option<&'static str>) -> Identity {
+    let account = principal.account().to_string();
+    match principal {
+        Principal::Root(_) => Identity {
+            kind: "Root".into(),
+            principal_id: Some(account.clone()),
+            arn: Some(principal.arn()),
+            account_id: Some(account),
+            invoked_by: via.map(Cow::Borrowed),
+        },
+    }
+}
+
+fn written<P: Serialize>(event: &Event<P>) -> Result<Vec<u8>, KmsError> {
+    let mut out = Vec::with_capacity(1536);
+    serde_json::to_writer(&mut out, event)
+        .map_err(|e| KmsError::new(KmsErrorKind::Internal, format!("an event cannot be written: {e}")))?;
+    Ok(out)
+}
+
+/// The event of something that the service does by itself with a key: DeleteKey, RotateKey, CreateKey.
+pub fn by_the_service(
+    region: &RegionService,
+    key: &Key,
+    name: &'static str,
+    time: Option<Timestamp>,
+) -> Result<Vec<u8>, KmsError> {
+    let event: Event<Option<Value>> = Event {
+        event_version: EVENT_VERSION.into(),
+        user_identity: Identity {
+            kind: "AWSService".into(),
+            principal_id: None,
+            arn: None,
+            account_id: Some(key.row.account.clone()),
+            invoked_by: Some(SERVICE.into()),
+        },
+        event_time: time.unwrap_or_else(|| region.clock.now()),
+        event_source: KMS_SOURCE.into(),
+        event_name: name.into(),
+        aws_region: region.region.to_string(),
+        source_ip_address: SERVICE.to_owned(),
+        user_agent: SERVICE.to_owned(),
+        error_code: None,
+        error_message: None,
+        request_parameters: None,
+        response_elements: None,
+        additional_event_data: None,
+        request_id: uuid()?,
+        event_id: uuid()?,
+        read_only: false,
+        resources: vec![Resource::key(&key.row.account, key.arn_text.clone())],
+        event_type: "AwsServiceEvent".into(),
+        management_event: true,
+        recipient_account_id: key.row.account.clone(),
+        event_category: "Management".into(),
+    };
+    written(&event)
+}
+
+/// The event of something that happened to a file.
+pub fn of_a_file(region: &RegionService, caller: &Caller, event: FileEvent) -> Result<Vec<u8>, KmsError> {
+    let account = caller.principal.account().to_string();
+    let (mut resources, mut uid, mut error) = (Vec::new(), None, None);
+    let (name, read_only, parameters) = match event {
+        FileEvent::OpenFile { volume_id, file_id, key_arn, uid: by } => {
+            // The fifth part of an ARN is its account.
+            let owner = key_arn.split(':').nth(4).unwrap_or(&account).to_owned();
+            resources.push(Resource::key(&owner, key_arn));
+            uid = Some(by);
+            ("OpenFile", true, json!({"volumeId": volume_id, "fileId": file_id}))
+        }
+        FileEvent::MountVolume { volume_id, epoch } => {
+            ("MountVolume", false, json!({"volumeId": volume_id, "epoch": epoch}))
+        }
+        FileEvent::UnmountVolume { volume_id, epoch } => {
+            ("UnmountVolume", false, json!({"volumeId": volume_id, "epoch": epoch}))
+        }
+        FileEvent::MendFile { volume_id, file_id, size_before, size_after } => (
+            "MendFile",
+            false,
+            json!({"volumeId": volume_id, "fileId": file_id, "sizeBefore": size_before, "sizeAfter": size_after}),
+        ),
+        FileEvent::DamagedFile { volume_id, file_id, what } => {
+            error = Some(what);
+            ("DamagedFile", true, json!({"volumeId": volume_id, "fileId": file_id}))
+        }
+    };
+    let event = Event {
+        event_version: EVENT_VERSION.into(),
+        user_identity: identity(&caller.principal, None),
+        event_time: region.clock.now(),
+        event_source: FILES_SOURCE.into(),
+        event_name: name.into(),
+        aws_region: region.region.to_string(),
+        source_ip_address: caller.source_ip.clone(),
+        user_agent: caller.user_agent.clone(),
+        error_code: error.is_some().then_some("DamagedFile".into()),
+        error_message: error,
+        request_parameters: Some(parameters),
+        response_elements: None,
+        additional_event_data: uid.map(|uid| Additional { uid: Some(uid), ..Additional::default() }),
+        request_id: uuid()?,
+        event_id: uuid()?,
+        read_only,
+        resources,
+        event_type: "AwsApiCall".into(),
+        management_event: false,
+        recipient_account_id: account,
+        event_category: "Data".into(),
+    };
+    written(&event)
+}

@@ -1,0 +1,338 @@
+//! Making keys, looking at them, and leading them through their states.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{SYMMETRIC_DEFAULT, bad_marker, invalid, key, limit, only, page, refused, unsupported};
+use crate::iam::{KeyArn, KeyId, KeyPolicy};
+use crate::kms::cache::Key;
+use crate::kms::call::{Call, Name, Result, Subject};
+use crate::kms::events::Parameters;
+use crate::kms::operation::{InTable, Operation};
+use crate::kms::rows::{self, KeyRow, Manager, Rotation};
+use crate::kms::state::{Needs, State, Step};
+use crate::kms::wire::{
+    CancelKeyDeletionRequest, CreateKeyRequest, DescribeKeyRequest, DescribeKeyResponse, DisableKeyRequest,
+    EnableKeyRequest, GetKeyPolicyRequest, GetKeyPolicyResponse, KeyIdResponse, KeyListEntry, KeyMetadata,
+    ListKeysRequest, ListKeysResponse, ScheduleKeyDeletionRequest, ScheduleKeyDeletionResponse,
+};
+use crate::kms::{KeyState, KmsError, KmsErrorKind, check};
+
+/// Keys an account may have.
+const MOST_KEYS: usize = 100_000;
+const DAY: i64 = 24 * 3600 * 1000;
+const KEY_SPECS: [&str; 20] = [
+    "SYMMETRIC_DEFAULT",
+    "RSA_2048",
+    "RSA_3072",
+    "RSA_4096",
+    "ECC_NIST_P256",
+    "ECC_NIST_P384",
+    "ECC_NIST_P521",
+    "ECC_SECG_P256K1",
+    "ECC_NIST_EDWARDS25519",
+    "HMAC_224",
+    "HMAC_256",
+    "HMAC_384",
+    "HMAC_512",
+    "ML_DSA_44",
+    "ML_DSA_65",
+    "ML_DSA_87",
+    "ML_KEM_512",
+    "ML_KEM_768",
+    "ML_KEM_1024",
+    "SM2",
+];
+const USAGES: [&str; 5] =
+    ["ENCRYPT_DECRYPT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC", "KEY_AGREEMENT", "ENCAPSULATE_DECAPSULATE"];
+const ORIGINS: [&str; 4] = ["AWS_KMS", "EXTERNAL", "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"];
+
+fn describe(arn: &KeyArn, row: &KeyRow, current: &[u8; 32]) -> Result<DescribeKeyResponse> {
+    let damaged = |_| refused(KmsErrorKind::Internal, format!("the row of {arn} is damaged"));
+    let key_metadata = KeyMetadata {
+        aws_account_id: row.account.clone(),
+        key_id: arn.key.to_string(),
+        arn: arn.to_string(),
+        creation_date: Timestamp::from_millisecond(row.created).map_err(damaged)?,
+        enabled: row.state == State::Enabled,
+        description: row.description.clone(),
+        key_usage: "ENCRYPT_DECRYPT",
+        key_state: row.state.visible(),
+        deletion_date: row.state.deletion(),
+        origin: "AWS_KMS",
+        key_manager: match row.manager {
+            Manager::Customer => "CUSTOMER",
+            Manager::Service => "AWS",
+        },
+        customer_master_key_spec: SYMMETRIC_DEFAULT,
+        key_spec: SYMMETRIC_DEFAULT,
+        encryption_algorithms: vec![SYMMETRIC_DEFAULT],
+        multi_region: arn.key.multi_region,
+        current_key_material_id: hex::encode(current),
+    };
+    Ok(DescribeKeyResponse { key_metadata })
+}
+
+impl Operation for CreateKeyRequest {
+    type Response = DescribeKeyResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::length("description", self.description.as_deref().unwrap_or("").chars().count(), 0, 8192)?;
+        let spec = self.key_spec.as_deref().or(self.customer_master_key_spec.as_deref());
+        if self.key_spec.is_some() && self.customer_master_key_spec.is_some() {
+            return Err(invalid(
+                "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. \
+                 CustomerMasterKeySpec is deprecated.",
+            ));
+        }
+        check::one_of("keySpec", spec, &KEY_SPECS)?;
+        check::one_of("keyUsage", self.key_usage.as_deref(), &USAGES)?;
+        check::one_of("origin", self.origin.as_deref(), &ORIGINS)?;
+        check::tags(&self.tags)?;
+        if spec.is_some_and(|s| s != SYMMETRIC_DEFAULT) {
+            return Err(unsupported("this key service makes symmetric keys only, so far"));
+        }
+        if let Some(usage) = self.key_usage.as_deref().filter(|u| *u != "ENCRYPT_DECRYPT") {
+            let message = format!("KeyUsage {usage} is not compatible with KeySpec SYMMETRIC_DEFAULT");
+            return Err(invalid(&message));
+        }
+        if self.origin.as_deref().is_some_and(|o| o != "AWS_KMS") {
+            return Err(unsupported("this key service makes key material itself, so far"));
+        }
+        if self.custom_key_store_id.is_some() || self.xks_key_id.is_some() {
+            return Err(unsupported("this key service has no custom key stores"));
+        }
+        if self.multi_region == Some(true) {
+            return Err(unsupported("this key service makes single-Region keys only, so far"));
+        }
+        if self.policy.is_some() {
+            return Err(unsupported(
+                "this key service knows the default key policy only, so far; leave Policy out",
+            ));
+        }
+        Ok(())
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        Vec::new()
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters {
+            description: Some(self.description.as_deref().unwrap_or("")),
+            key_spec: Some(self.key_spec.as_deref().unwrap_or(SYMMETRIC_DEFAULT)),
+            key_usage: Some(self.key_usage.as_deref().unwrap_or("ENCRYPT_DECRYPT")),
+            origin: Some(self.origin.as_deref().unwrap_or("AWS_KMS")),
+            multi_region: Some(self.multi_region.unwrap_or(false)),
+            policy: self.policy.as_deref(),
+            tags: Some(&self.tags[..]).filter(|t| !t.is_empty()),
+            ..Parameters::default()
+        }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
+        let account = call.account().clone();
+        if rows::keys_of(call.reader()?, &account, None, MOST_KEYS)?.len() >= MOST_KEYS {
+            return Err(refused(
+                KmsErrorKind::LimitExceeded,
+                format!("the account has {MOST_KEYS} keys, and no more are allowed"),
+            ));
+        }
+        let (id, now) = (KeyId::generate(false)?, call.now.as_millisecond());
+        let arn = KeyArn { region: call.region.region.clone(), account, key: id };
+        let row = KeyRow {
+            account: arn.account.to_string(),
+            created: now,
+            description: self.description.clone().unwrap_or_default(),
+            manager: Manager::Customer,
+            state: State::Enabled,
+            policy: KeyPolicy::AccountRoot,
+            tags: rows::tag_pairs(&self.tags),
+            current: 0,
+            on_demand: 0,
+        };
+        let material = rows::make_material(&call.region.root, &arn, now, Rotation::First)?;
+        let tx = call.writer()?;
+        rows::put_key(tx, &id, &row)?;
+        rows::put_material(tx, &id, 0, &material)?;
+        call.note(&arn);
+        describe(&arn, &row, &material.id)
+    }
+}
+
+impl Operation for DescribeKeyRequest {
+    type Response = DescribeKeyResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)?;
+        check::grant_tokens(&self.grant_tokens)
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        let name = Name::KeyOrAlias(&self.key_id);
+        vec![Subject { name, action: Self::ROW.action, needs: Needs::Nothing }]
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters { key_id: Some(&self.key_id), ..Parameters::default() }
+    }
+
+    fn grant_tokens(&self) -> &[String] {
+        &self.grant_tokens
+    }
+
+    fn act(&self, _: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+        let key = only(keys)?;
+        describe(&key.arn, &key.row, &key.current()?)
+    }
+}
+
+impl Operation for ListKeysRequest {
+    type Response = ListKeysResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::list(self.limit, self.marker.as_deref())
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        Vec::new()
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters { limit: self.limit, marker: self.marker.as_deref(), ..Parameters::default() }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
+        let limit = limit(self.limit, 100);
+        let after = self.marker.as_ref().map(|m| m.parse::<KeyId>()).transpose();
+        let after = after.map_err(|_| bad_marker())?;
+        let mut found = rows::keys_of(call.reader()?, call.account(), after.as_ref(), limit + 1)?;
+        let truncated = page(&mut found, limit);
+        let arn = |key: &KeyId| KeyArn {
+            region: call.region.region.clone(),
+            account: call.account().clone(),
+            key: *key,
+        };
+        let entry = |key: &KeyId| KeyListEntry { key_id: key.to_string(), key_arn: arn(key).to_string() };
+        let keys: Vec<_> = found.iter().map(entry).collect();
+        let next_marker = if truncated { found.last().map(ToString::to_string) } else { None };
+        Ok(ListKeysResponse { keys, next_marker, truncated })
+    }
+}
+
+/// Leads the key of a request through one step.
+fn step(call: &mut Call<'_, '_>, keys: &[Arc<Key>], step: Step) -> Result<State> {
+    let key = only(keys)?;
+    let before = key.row.state;
+    let state = before.next(step, &key.arn_text)?;
+    let id = key.arn.key;
+    let tx = call.writer()?;
+    if let State::PendingDeletion { due } = before {
+        rows::delete_due(tx, due, &id)?;
+    }
+    if let State::PendingDeletion { due } = state {
+        rows::put_due(tx, due, &id)?;
+    }
+    rows::put_key(tx, &id, &KeyRow { state, ..key.row.clone() })?;
+    call.notes.changed = Some(key.arn_text.clone());
+    Ok(state)
+}
+
+/// Requests of nothing but a key, which lead it through a step.
+macro_rules! steps {
+    ($($request:ident, $step:expr, $response:ty, $answer:expr;)*) => {$(
+        impl Operation for $request {
+            type Response = $response;
+
+            fn check(&self) -> std::result::Result<(), KmsError> {
+                check::key_id("keyId", &self.key_id)
+            }
+
+            fn subjects(&self) -> Vec<Subject<'_>> {
+                key(&self.key_id, Self::ROW.action, Needs::Nothing)
+            }
+
+            fn parameters(&self) -> Parameters<'_> {
+                Parameters { key_id: Some(&self.key_id), ..Parameters::default() }
+            }
+
+            fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+                step(call, keys, $step)?;
+                Ok($answer(&**only(keys)?))
+            }
+        }
+    )*};
+}
+
+steps! {
+    EnableKeyRequest, Step::Enable, (), |_: &Key| ();
+    DisableKeyRequest, Step::Disable, (), |_: &Key| ();
+    CancelKeyDeletionRequest, Step::CancelDeletion, KeyIdResponse,
+        |key: &Key| KeyIdResponse { key_id: key.arn_text.clone() };
+}
+
+impl Operation for ScheduleKeyDeletionRequest {
+    type Response = ScheduleKeyDeletionResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)?;
+        check::number("pendingWindowInDays", self.pending_window_in_days, 7, 30)
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        key(&self.key_id, Self::ROW.action, Needs::Nothing)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters {
+            key_id: Some(&self.key_id),
+            pending_window_in_days: self.pending_window_in_days,
+            ..Parameters::default()
+        }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+        let days = self.pending_window_in_days.unwrap_or(30);
+        let due = call.now.as_millisecond() + days * DAY;
+        let deletion_date = Timestamp::from_millisecond(due)
+            .map_err(|e| refused(KmsErrorKind::Internal, format!("the clock is out of range: {e}")))?;
+        step(call, keys, Step::ScheduleDeletion { due })?;
+        Ok(ScheduleKeyDeletionResponse {
+            key_id: only(keys)?.arn_text.clone(),
+            deletion_date,
+            key_state: KeyState::PendingDeletion,
+            pending_window_in_days: days,
+        })
+    }
+}
+
+impl Operation for GetKeyPolicyRequest {
+    type Response = GetKeyPolicyResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)?;
+        self.policy_name.as_ref().map_or(Ok(()), |n| check::length("policyName", n.len(), 1, 128))
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        key(&self.key_id, Self::ROW.action, Needs::Nothing)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters {
+            key_id: Some(&self.key_id),
+            policy_name: self.policy_name.as_deref(),
+            ..Parameters::default()
+        }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+        if self.policy_name.as_deref().is_some_and(|n| n != "default") {
+            return Err(refused(KmsErrorKind::NotFound, "No such policy exists"));
+        }
+        let key = only(keys)?;
+        let policy = key.row.policy.document(&key.arn.account, &call.region.region);
+        Ok(GetKeyPolicyResponse { policy, policy_name: "default" })
+    }
+}

@@ -1,0 +1,117 @@
+//! New material under an old name. All old material stays until the key is deleted.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{bad_marker, key, limit, only, page, refused};
+use crate::kms::cache::Key;
+use crate::kms::call::{Call, Result, Subject};
+use crate::kms::events::{self, Parameters};
+use crate::kms::operation::{InTable, Operation};
+use crate::kms::rows::{self, KeyRow, Rotation};
+use crate::kms::state::Needs;
+use crate::kms::wire::{
+    KeyIdResponse, ListKeyRotationsRequest, ListKeyRotationsResponse, RotateKeyOnDemandRequest,
+    RotationsListEntry,
+};
+use crate::kms::{KmsError, KmsErrorKind, check};
+
+/// Rotations on demand that a key has in its life.
+const MOST_ON_DEMAND: u32 = 25;
+
+impl Operation for RotateKeyOnDemandRequest {
+    type Response = KeyIdResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        key(&self.key_id, Self::ROW.action, Needs::Usable)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters { key_id: Some(&self.key_id), ..Parameters::default() }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+        let key = only(keys)?;
+        if key.row.on_demand >= MOST_ON_DEMAND {
+            let message = format!(
+                "{} was rotated on demand {MOST_ON_DEMAND} times, and no more are allowed",
+                key.arn_text
+            );
+            return Err(refused(KmsErrorKind::LimitExceeded, message));
+        }
+        let next = key.materials.last().map_or(0, |(number, _)| number + 1);
+        let now = call.now.as_millisecond();
+        let material = rows::make_material(&call.region.root, &key.arn, now, Rotation::OnDemand)?;
+        let row = KeyRow { current: next, on_demand: key.row.on_demand + 1, ..key.row.clone() };
+        let tx = call.writer()?;
+        rows::put_material(tx, &key.arn.key, next, &material)?;
+        rows::put_key(tx, &key.arn.key, &row)?;
+        call.notes.changed = Some(key.arn_text.clone());
+        call.service_events.push(events::by_the_service(call.region, key, "RotateKey", Some(call.now))?);
+        Ok(KeyIdResponse { key_id: key.arn_text.clone() })
+    }
+}
+
+impl Operation for ListKeyRotationsRequest {
+    type Response = ListKeyRotationsResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)?;
+        let known = ["ALL_KEY_MATERIAL", "ROTATIONS_ONLY"];
+        check::one_of("includeKeyMaterial", self.include_key_material.as_deref(), &known)?;
+        check::list(self.limit, self.marker.as_deref())
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        key(&self.key_id, Self::ROW.action, Needs::Nothing)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters {
+            key_id: Some(&self.key_id),
+            include_key_material: self.include_key_material.as_deref(),
+            limit: self.limit,
+            marker: self.marker.as_deref(),
+            ..Parameters::default()
+        }
+    }
+
+    fn act(&self, _: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+        let key = only(keys)?;
+        let limit = limit(self.limit, 100);
+        let after = self.marker.as_ref().map(|m| m.parse::<u32>()).transpose().map_err(|_| bad_marker())?;
+        let all = self.include_key_material.as_deref() == Some("ALL_KEY_MATERIAL");
+        let mut found: Vec<_> = key
+            .materials
+            .iter()
+            .filter(|(_, row)| all || row.rotation != Rotation::First)
+            .filter(|(number, _)| after.is_none_or(|a| *number > a))
+            .collect();
+        let truncated = page(&mut found, limit);
+        let next_marker = if truncated { found.last().map(|(number, _)| number.to_string()) } else { None };
+        let mut rotations = Vec::with_capacity(found.len());
+        for (number, row) in found {
+            let since = Timestamp::from_millisecond(row.since).map_err(|_| {
+                refused(KmsErrorKind::Internal, format!("the row of {} is damaged", key.arn_text))
+            })?;
+            let rotation_type = match row.rotation {
+                Rotation::First => None,
+                Rotation::OnDemand => Some("ON_DEMAND"),
+                Rotation::Automatic => Some("AUTOMATIC"),
+            };
+            rotations.push(RotationsListEntry {
+                key_id: key.arn.key.to_string(),
+                key_material_id: hex::encode(row.id),
+                key_material_state: if *number == key.row.current { "CURRENT" } else { "NON_CURRENT" },
+                rotation_date: rotation_type.map(|_| since),
+                rotation_type,
+            });
+        }
+        Ok(ListKeyRotationsResponse { rotations, next_marker, truncated })
+    }
+}

@@ -1,0 +1,400 @@
+//! What the service keeps in a region's store.
+//!
+//! Collections (key = 17 bytes: 1 if multi-Region, id):
+//! - `keys`: key -> KeyRow; `account-keys`: account 12 | key -> nothing
+//! - `material`: key | number 4 -> MaterialRow, oldest first; deleted with its key
+//! - `aliases`: account 12 | name -> AliasRow; `key-aliases`: key | name -> nothing
+//! - `due`: time 8 | key -> nothing: keys to be deleted
+//! - `region`: `generation` -> 8; `root` -> a known text under the root key; `purge` -> nothing, while deleted
+//!   material may still be in the log of the store
+//!
+//! Rows are a version byte and postcard; numbers in keys are big-endian, so that their order is that of time.
+
+use std::ops::Bound;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::blob::{KeyMaterial, MaterialId};
+use super::root::RootKey;
+use super::state::State;
+use super::wire::Tag;
+use super::{KmsError, KmsErrorKind};
+use crate::crypto::{AeadKey, CryptoError, Secret, kdf, labels, random};
+use crate::iam::{AccountId, AliasName, KeyArn, KeyId, KeyPolicy, Region};
+use crate::store::{Item, ReadTx, StoreError, WriteTx, prefix_end};
+
+const KEYS: &str = "keys";
+const ACCOUNT_KEYS: &str = "account-keys";
+const MATERIAL: &str = "material";
+const ALIASES: &str = "aliases";
+const KEY_ALIASES: &str = "key-aliases";
+const DUE: &str = "due";
+const REGION: &str = "region";
+const ROW_VERSION: u8 = 1;
+const SALT: usize = 16;
+/// The spec in the associated data of material.
+const SYMMETRIC: &str = "SYMMETRIC_DEFAULT";
+/// What a store's root key is recognised by.
+const CHECK: &[u8] = b"kmsfs region";
+
+/// Who a key belongs to, beside its account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Manager {
+    /// A customer.
+    Customer,
+    /// A service of the provider.
+    Service,
+}
+
+/// How material came to be current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rotation {
+    /// It is the first.
+    First,
+    /// RotateKeyOnDemand.
+    OnDemand,
+    /// By the calendar.
+    Automatic,
+}
+
+/// A key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    /// Twelve digits.
+    pub account: String,
+    /// Milliseconds since 1970.
+    pub created: i64,
+    /// Free text.
+    pub description: String,
+    /// Who manages it.
+    pub manager: Manager,
+    /// Its state.
+    pub state: State,
+    /// Its policy.
+    pub policy: KeyPolicy,
+    /// Its tags.
+    pub tags: Vec<(String, String)>,
+    /// The number of its current material.
+    pub current: u32,
+    /// Rotations on demand so far.
+    pub on_demand: u32,
+}
+
+/// Material of a key, one version, under the root key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaterialRow {
+    /// Its name.
+    pub id: MaterialId,
+    /// Milliseconds since 1970.
+    pub since: i64,
+    /// How it came.
+    pub rotation: Rotation,
+    /// Salt 16 | nonce 12 | tag 16 | AES-256-GCM ciphertext. Key = SP 800-108 counter mode of the root key
+    /// over label and salt; AAD = collection, key ARN, id, spec, each with its length.
+    pub sealed: Vec<u8>,
+}
+
+/// An alias.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasRow {
+    /// Multi-Region, and the id.
+    pub key: (bool, [u8; 16]),
+    /// Milliseconds since 1970.
+    pub created: i64,
+    /// Milliseconds since 1970.
+    pub updated: i64,
+}
+
+impl AliasRow {
+    /// The key it stands for.
+    pub fn key(&self) -> KeyId {
+        KeyId { multi_region: self.key.0, bytes: self.key.1 }
+    }
+}
+
+fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, KmsError> {
+    let out = vec![ROW_VERSION];
+    postcard::to_extend(row, out).map_err(|e| damaged(&format!("a row cannot be written: {e}")))
+}
+
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, KmsError> {
+    match bytes.split_first() {
+        Some((&ROW_VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| damaged(what)),
+        _ => Err(damaged(what)),
+    }
+}
+
+fn damaged(what: &str) -> KmsError {
+    let message = format!("the key service's store is damaged ({what}); restore it from a backup");
+    KmsError::new(KmsErrorKind::Internal, message)
+}
+
+impl From<StoreError> for KmsError {
+    fn from(error: StoreError) -> Self {
+        let kind = match error {
+            StoreError::Busy { .. } => KmsErrorKind::DependencyTimeout,
+            StoreError::Open { .. } | StoreError::Full | StoreError::Engine(_) => KmsErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<CryptoError> for KmsError {
+    fn from(error: CryptoError) -> Self {
+        Self::new(KmsErrorKind::Internal, error.to_string())
+    }
+}
+
+/// A key in the keys of collections.
+fn packed(key: &KeyId) -> [u8; 17] {
+    let mut out = [0; 17];
+    out[0] = u8::from(key.multi_region);
+    out[1..].copy_from_slice(&key.bytes);
+    out
+}
+
+fn unpacked(bytes: &[u8]) -> Option<KeyId> {
+    let bytes: &[u8; 17] = bytes.try_into().ok()?;
+    let (flag, id) = bytes.split_first()?;
+    Some(KeyId { multi_region: *flag == 1, bytes: id.try_into().ok()? })
+}
+
+/// Everything under a prefix, from behind `after` on.
+fn under(
+    tx: &dyn ReadTx,
+    collection: &str,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Vec<Item>, KmsError> {
+    let end = prefix_end(prefix);
+    let to = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+    let behind = after.map(|a| [prefix, a].concat());
+    let from = behind.as_deref().map_or(Bound::Included(prefix), Bound::Excluded);
+    Ok(tx.range(collection, from, to, false, limit)?)
+}
+
+pub fn key(tx: &dyn ReadTx, id: &KeyId) -> Result<Option<KeyRow>, KmsError> {
+    tx.get(KEYS, &packed(id))?.map(|row| decode("a key", &row)).transpose()
+}
+
+pub fn put_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), KmsError> {
+    tx.put(KEYS, &packed(id), &encode(row)?)?;
+    Ok(tx.put(ACCOUNT_KEYS, &[row.account.as_bytes(), &packed(id)].concat(), b"")?)
+}
+
+/// Up to `limit` keys of an account behind `after`, by id.
+pub fn keys_of(
+    tx: &dyn ReadTx,
+    account: &AccountId,
+    after: Option<&KeyId>,
+    limit: usize,
+) -> Result<Vec<KeyId>, KmsError> {
+    let after = after.map(packed);
+    let rows = under(tx, ACCOUNT_KEYS, account.as_str().as_bytes(), after.as_ref().map(|a| &a[..]), limit)?;
+    rows.iter().map(|(key, _)| unpacked(&key[12..]).ok_or_else(|| damaged("a key's name"))).collect()
+}
+
+/// All material of a key, oldest first, with its numbers.
+pub fn materials(tx: &dyn ReadTx, id: &KeyId) -> Result<Vec<(u32, MaterialRow)>, KmsError> {
+    under(tx, MATERIAL, &packed(id), None, usize::MAX)?
+        .iter()
+        .map(|(key, row)| {
+            let number = key.last_chunk().map(|n| u32::from_be_bytes(*n));
+            Ok((number.ok_or_else(|| damaged("key material"))?, decode("key material", row)?))
+        })
+        .collect()
+}
+
+pub fn put_material(
+    tx: &mut dyn WriteTx,
+    id: &KeyId,
+    number: u32,
+    row: &MaterialRow,
+) -> Result<(), KmsError> {
+    Ok(tx.put(MATERIAL, &[&packed(id)[..], &number.to_be_bytes()].concat(), &encode(row)?)?)
+}
+
+pub fn alias(tx: &dyn ReadTx, account: &AccountId, name: &AliasName) -> Result<Option<AliasRow>, KmsError> {
+    tx.get(ALIASES, &alias_key(account, name.as_str()))?.map(|row| decode("an alias", &row)).transpose()
+}
+
+fn alias_key(account: &AccountId, name: &str) -> Vec<u8> {
+    [account.as_str(), name].concat().into_bytes()
+}
+
+/// Sets an alias, which stood for `before`.
+pub fn put_alias(
+    tx: &mut dyn WriteTx,
+    account: &AccountId,
+    name: &AliasName,
+    row: &AliasRow,
+    before: Option<&KeyId>,
+) -> Result<(), KmsError> {
+    if let Some(before) = before {
+        tx.delete(KEY_ALIASES, &[&packed(before), name.as_str().as_bytes()].concat())?;
+    }
+    tx.put(KEY_ALIASES, &[&packed(&row.key()), name.as_str().as_bytes()].concat(), b"")?;
+    Ok(tx.put(ALIASES, &alias_key(account, name.as_str()), &encode(row)?)?)
+}
+
+pub fn delete_alias(
+    tx: &mut dyn WriteTx,
+    account: &AccountId,
+    name: &AliasName,
+    key: &KeyId,
+) -> Result<(), KmsError> {
+    tx.delete(KEY_ALIASES, &[&packed(key), name.as_str().as_bytes()].concat())?;
+    tx.delete(ALIASES, &alias_key(account, name.as_str()))?;
+    Ok(())
+}
+
+/// Up to `limit` aliases behind `after`: of a key, or of the account.
+pub fn aliases(
+    tx: &dyn ReadTx,
+    account: &AccountId,
+    of: Option<&KeyId>,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(AliasName, AliasRow)>, KmsError> {
+    let after = after.map(str::as_bytes);
+    let rows = match of {
+        Some(key) => under(tx, KEY_ALIASES, &packed(key), after, limit)?,
+        None => under(tx, ALIASES, account.as_str().as_bytes(), after, limit)?,
+    };
+    let skip = if of.is_some() { 17 } else { 12 };
+    let name = |key: &[u8]| std::str::from_utf8(&key[skip..]).ok()?.parse::<AliasName>().ok();
+    let mut found = Vec::with_capacity(rows.len());
+    for (key, _) in rows {
+        let name = name(&key).ok_or_else(|| damaged("an alias's name"))?;
+        let row = alias(tx, account, &name)?.ok_or_else(|| damaged("an alias"))?;
+        found.push((name, row));
+    }
+    Ok(found)
+}
+
+fn due_key(due: i64, id: &KeyId) -> Vec<u8> {
+    // Times before 1970 do not occur; should one, it is due.
+    [&u64::try_from(due).unwrap_or(0).to_be_bytes()[..], &packed(id)].concat()
+}
+
+pub fn put_due(tx: &mut dyn WriteTx, due: i64, id: &KeyId) -> Result<(), KmsError> {
+    Ok(tx.put(DUE, &due_key(due, id), b"")?)
+}
+
+pub fn delete_due(tx: &mut dyn WriteTx, due: i64, id: &KeyId) -> Result<(), KmsError> {
+    tx.delete(DUE, &due_key(due, id))?;
+    Ok(())
+}
+
+/// The first key that is to be deleted by `now`.
+pub fn first_due(tx: &dyn ReadTx, now: i64) -> Result<Option<KeyId>, KmsError> {
+    let to = u64::try_from(now).unwrap_or(0).saturating_add(1).to_be_bytes();
+    let rows = tx.range(DUE, Bound::Unbounded, Bound::Excluded(&to), false, 1)?;
+    rows.first().map(|(key, _)| unpacked(&key[8..]).ok_or_else(|| damaged("a due time"))).transpose()
+}
+
+/// Removes a key with its material, aliases and due time; the store then has something to purge.
+pub fn delete_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), KmsError> {
+    let account: AccountId = row.account.parse().map_err(|_| damaged("a key's account"))?;
+    for (at, sealed) in under(tx, MATERIAL, &packed(id), None, usize::MAX)? {
+        // The same length first: SQLite writes it over the old bytes.
+        tx.put(MATERIAL, &at, &vec![0; sealed.len()])?;
+        tx.delete(MATERIAL, &at)?;
+    }
+    for (name, _) in aliases(tx, &account, Some(id), None, usize::MAX)? {
+        delete_alias(tx, &account, &name, id)?;
+    }
+    if let State::PendingDeletion { due } = row.state {
+        delete_due(tx, due, id)?;
+    }
+    tx.delete(ACCOUNT_KEYS, &[row.account.as_bytes(), &packed(id)].concat())?;
+    tx.delete(KEYS, &packed(id))?;
+    Ok(tx.put(REGION, b"purge", b"")?)
+}
+
+/// True while deleted material may still be in the store's log.
+pub fn purge_due(tx: &dyn ReadTx) -> Result<bool, StoreError> {
+    Ok(tx.get(REGION, b"purge")?.is_some())
+}
+
+pub fn purged(tx: &mut dyn WriteTx) -> Result<(), StoreError> {
+    tx.delete(REGION, b"purge")?;
+    Ok(())
+}
+
+/// The generation in the store: the truth.
+pub fn generation(tx: &dyn ReadTx) -> Result<u64, StoreError> {
+    let row = tx.get(REGION, b"generation")?;
+    Ok(row.and_then(|r| r.try_into().ok()).map_or(0, u64::from_be_bytes))
+}
+
+pub fn put_generation(tx: &mut dyn WriteTx, generation: u64) -> Result<(), StoreError> {
+    tx.put(REGION, b"generation", &generation.to_be_bytes())
+}
+
+fn under_root(root: &RootKey, salt: &[u8]) -> Result<AeadKey, CryptoError> {
+    AeadKey::new(kdf::counter_mode(root.expose(), labels::KMS_MATERIAL, salt)?.expose())
+}
+
+fn seal(root: &RootKey, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    let salt: [u8; SALT] = random()?;
+    Ok([&salt[..], &under_root(root, &salt)?.seal_message(aad, plaintext)?].concat())
+}
+
+fn open(root: &RootKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    let (salt, message) = sealed.split_first_chunk::<SALT>().ok_or(CryptoError::NotAuthentic)?;
+    under_root(root, salt)?.open_message(aad, message)
+}
+
+fn aad(parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in parts {
+        out.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        out.extend_from_slice(part);
+    }
+    out
+}
+
+fn material_aad(arn: &KeyArn, id: &MaterialId) -> Vec<u8> {
+    aad(&[MATERIAL.as_bytes(), arn.to_string().as_bytes(), id, SYMMETRIC.as_bytes()])
+}
+
+/// Fresh material for a key, sealed for its row.
+pub fn make_material(
+    root: &RootKey,
+    arn: &KeyArn,
+    since: i64,
+    rotation: Rotation,
+) -> Result<MaterialRow, CryptoError> {
+    let id: MaterialId = random()?;
+    let material = Secret::<32>::generate()?;
+    let sealed = seal(root, &material_aad(arn, &id), material.expose())?;
+    Ok(MaterialRow { id, since, rotation, sealed })
+}
+
+/// Material as it may be used.
+pub fn open_material(root: &RootKey, arn: &KeyArn, row: &MaterialRow) -> Result<KeyMaterial, KmsError> {
+    let opened = open(root, &material_aad(arn, &row.id), &row.sealed).map(zeroize::Zeroizing::new);
+    let secret = opened.and_then(|bytes| Secret::from_slice(&bytes));
+    secret.map(KeyMaterial).map_err(|_| damaged(&format!("the material of {arn} does not authenticate")))
+}
+
+/// Writes what a new region's store begins with.
+pub fn found(tx: &mut dyn WriteTx, root: &RootKey, region: &Region) -> Result<(), KmsError> {
+    let sealed = seal(root, &aad(&[REGION.as_bytes(), region.as_str().as_bytes()]), CHECK)?;
+    Ok(tx.put(REGION, b"root", &sealed)?)
+}
+
+/// True if this is the root key and the region of this store.
+pub fn belongs(tx: &dyn ReadTx, root: &RootKey, region: &Region) -> Result<bool, StoreError> {
+    let row = tx.get(REGION, b"root")?.unwrap_or_default();
+    let opened = open(root, &aad(&[REGION.as_bytes(), region.as_str().as_bytes()]), &row);
+    Ok(opened.is_ok_and(|text| text == CHECK))
+}
+
+/// Names a key's tags as rows do.
+pub fn tag_pairs(tags: &[Tag]) -> Vec<(String, String)> {
+    tags.iter().map(|t| (t.tag_key.clone(), t.tag_value.clone())).collect()
+}

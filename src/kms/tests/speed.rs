@@ -1,0 +1,41 @@
+//! How fast. Not part of the tests: `cargo test --release --lib kms::tests::speed -- --ignored --nocapture`.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+
+#[test]
+#[ignore = "a measurement"]
+fn decrypts_per_second() {
+    let bench = Bench::new();
+    let session = bench.session();
+    let key = make(&session);
+    let pairs =
+        context(&[("kmsfs:volume", "0123456789abcdef"), ("kmsfs:file", "0123456789abcdef0123456789abcdef")]);
+    let made = session.generate_data_key(&key, &pairs).unwrap();
+    for threads in [1, 2, 4, 16] {
+        let until = Instant::now() + Duration::from_secs(3);
+        let start = Instant::now();
+        let calls: usize = std::thread::scope(|scope| {
+            let work = || {
+                let mut calls = 0;
+                while Instant::now() < until {
+                    session.decrypt(Some(&made.key_arn), &made.ciphertext, &pairs).unwrap();
+                    calls += 1;
+                }
+                calls
+            };
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            running.into_iter().map(|t| t.join().unwrap()).sum()
+        });
+        println!(
+            "{threads} threads: {:.0} decrypts per second",
+            calls as f64 / start.elapsed().as_secs_f64()
+        );
+    }
+    let start = Instant::now();
+    for _ in 0..100_000 {
+        session.generation().unwrap();
+    }
+    println!("generation: {:.0} ns", start.elapsed().as_nanos() as f64 / 100_000.0);
+}
