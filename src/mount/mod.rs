@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{BackgroundSession, Config, INodeNo, Notifier, Session, SessionACL};
+use fuser::{BackgroundSession, Config, Filesystem, INodeNo, Notifier, Session, SessionACL};
 use parking_lot::Mutex;
 
 use crate::volume::{NodeId, Volume};
@@ -129,7 +129,7 @@ pub fn mount(volume: Arc<Volume>, point: &Path, options: &MountOptions) -> Resul
 }
 
 fn serve(
-    adaptor: adaptor::Adaptor,
+    filesystem: impl Filesystem,
     device: OwnedFd,
     point: &Path,
     options: &MountOptions,
@@ -139,7 +139,7 @@ fn serve(
     config.n_threads = Some(options.threads.max(1));
     config.clone_fd = point::can_clone();
     // The kernel already keeps strangers out; its own requests come as root.
-    let session = Session::from_fd(adaptor, device, SessionACL::All, config).map_err(silent)?;
+    let session = Session::from_fd(filesystem, device, SessionACL::All, config).map_err(silent)?;
     let notifier = session.notifier();
     let session = session.spawn().map_err(silent)?;
     rustix::fs::statvfs(point).map_err(|e| silent(e.into()))?;
@@ -218,5 +218,127 @@ impl Drop for Mounted {
         {
             tracing::warn!("{error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use fuser::{FileHandle, ReplyAttr, ReplyDirectory, ReplyStatfs, Request};
+
+    use super::*;
+    use crate::volume::disk::Kind;
+
+    /// An empty directory.
+    struct Empty;
+
+    impl Filesystem for Empty {
+        fn getattr(&self, _req: &Request, _ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+            let mut attr = convert::bare_attr(1, Kind::Directory);
+            attr.perm = 0o755;
+            reply.attr(&std::time::Duration::from_secs(1), &attr);
+        }
+
+        fn readdir(
+            &self,
+            _req: &Request,
+            _ino: INodeNo,
+            _fh: FileHandle,
+            _offset: u64,
+            reply: ReplyDirectory,
+        ) {
+            reply.ok();
+        }
+
+        fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+            reply.statfs(7, 0, 0, 0, 0, 4096, 255, 4096);
+        }
+    }
+
+    type Attach = fn(&Path, &MountOptions) -> Result<OwnedFd, MountError>;
+
+    /// None where FUSE cannot be tried.
+    fn mounted(attach: Attach) -> Option<(tempfile::TempDir, Mounted)> {
+        if !point::can_clone() {
+            eprintln!("not tried: /dev/fuse cannot be opened here");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let options = MountOptions { source: "a, b".into(), ..MountOptions::default() };
+        let device = attach(dir.path(), &options).unwrap();
+        let mounted = serve(Empty, device, dir.path(), &options).unwrap();
+        Some((dir, mounted))
+    }
+
+    fn line_of(point: &Path) -> Option<String> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        mounts.lines().find(|line| line.contains(point.to_str().unwrap())).map(str::to_owned)
+    }
+
+    fn goes_through_its_life(attach: Attach) {
+        let Some((dir, mounted)) = mounted(attach) else { return };
+        let line = line_of(dir.path()).unwrap();
+        assert!(line.starts_with("a,\\040b "), "{line}");
+        assert!(line.contains(" fuse.kmsfs rw,nosuid,nodev,"), "{line}");
+        assert!(line.contains("default_permissions") && !line.contains("allow_other"), "{line}");
+        assert_eq!(rustix::fs::statvfs(dir.path()).unwrap().f_blocks, 7);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        mounted.drop_pages(77).unwrap();
+
+        let open = File::open(dir.path()).unwrap();
+        let error = mounted.unmount().unwrap_err();
+        assert!(matches!(&error, MountError::Busy { point } if point == dir.path()), "{error}");
+        assert!(mounted.is_running());
+        drop(open);
+        mounted.unmount().unwrap();
+        mounted.join().unwrap();
+        assert_eq!(line_of(dir.path()), None);
+    }
+
+    #[test]
+    fn a_mount_names_itself_answers_refuses_to_go_while_in_use_and_goes() {
+        goes_through_its_life(point::attach);
+    }
+
+    #[test]
+    fn a_mount_by_the_helper_does_the_same() {
+        goes_through_its_life(point::attach_by_helper);
+    }
+
+    #[test]
+    fn a_lazy_unmount_takes_the_name_and_serves_what_is_open() {
+        let Some((dir, mounted)) = mounted(point::attach) else { return };
+        let open = File::open(dir.path()).unwrap();
+        mounted.unmount_lazily().unwrap();
+        assert_eq!(line_of(dir.path()), None);
+        assert!(mounted.is_running());
+        assert_eq!(rustix::fs::fstatvfs(&open).unwrap().f_blocks, 7);
+        // A second one finds nothing of ours there.
+        mounted.unmount().unwrap();
+        drop(open);
+        mounted.join().unwrap();
+    }
+
+    #[test]
+    fn a_mount_that_another_took_away_ends_and_is_no_error() {
+        let Some((dir, mounted)) = mounted(point::attach) else { return };
+        point::detach(dir.path(), false).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while mounted.is_running() && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(!mounted.is_running());
+        mounted.unmount().unwrap();
+        mounted.join().unwrap();
+    }
+
+    #[test]
+    fn a_dropped_mount_is_taken_away() {
+        let Some((dir, mounted)) = mounted(point::attach) else { return };
+        let open = File::open(dir.path()).unwrap();
+        drop(mounted);
+        assert_eq!(line_of(dir.path()), None);
+        drop(open);
     }
 }

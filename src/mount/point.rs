@@ -66,7 +66,7 @@ fn attach_directly(device: &File, point: &Path, options: &MountOptions) -> Resul
 
 /// fusermount3 mounts and sends the device over the socket that it is told of; that is its standard input,
 /// because every child inherits it without any doing.
-fn attach_by_helper(point: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+pub(crate) fn attach_by_helper(point: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     let (ours, theirs) = UnixStream::pair().map_err(|e| refused(point, e.to_string()))?;
     let child = Command::new(HELPER)
         .arg("-o")
