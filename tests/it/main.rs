@@ -2,6 +2,8 @@
 
 mod fake;
 mod opens;
+mod model;
 mod parsers;
+mod power;
 mod reader;
 mod tidy;
