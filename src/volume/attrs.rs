@@ -210,7 +210,7 @@ impl Core {
                 let owner = self.xattr_owner(&node)?;
                 // The value is bound to the id in the header: without one a crash would leave another file.
                 if let Some(file) = node.file().filter(|f| f.is_writable()) {
-                    file.content.write_header_first()?;
+                    file.content.ensure_header()?;
                 }
                 let stored = self.keys.encode_xattr_name(name)?;
                 set(&stored, &self.keys.seal_xattr(&owner, name, value)?)

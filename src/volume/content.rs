@@ -277,7 +277,8 @@ impl Content {
     }
 
     /// No block before its header: a file whose first page is zeros is an empty one after a crash.
-    pub fn write_header_first(&self) -> Result<()> {
+    /// mtime changes, as it does with a write.
+    fn write_header_first(&self) -> Result<()> {
         if self.state.lock().on_disk.is_none() {
             let _guard = self.locks.exclusive(0..1);
             let mut state = self.state.lock();
@@ -287,6 +288,20 @@ impl Content {
             }
         }
         Ok(())
+    }
+
+    /// A header for a file that has none, where nothing is written to the file: mtime is kept.
+    pub fn ensure_header(&self) -> Result<()> {
+        if self.state.lock().on_disk.is_some() {
+            return Ok(());
+        }
+        self.keeping_mtime(|| self.write_header_first())
+    }
+
+    fn keeping_mtime(&self, f: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mtime = self.file().stat().attempt("asking for a file's times")?.mtime;
+        f()?;
+        self.file().change(&Change::mtime(mtime)).attempt("keeping a file's times")
     }
 
     fn put_header(&self, state: &mut State) -> Result<()> {
@@ -436,13 +451,13 @@ impl Content {
 
     /// fdatasync, or fsync: what was written is durable when this returns.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        self.write_header_first()?;
+        self.ensure_header()?;
         loop {
             if self.needs_sparse_flag() {
                 let _guard = self.locks.exclusive(0..1);
                 let mut state = self.state.lock();
                 state.header.flags |= SPARSE;
-                self.put_header(&mut state)?;
+                self.keeping_mtime(|| self.put_header(&mut state))?;
             }
             // Held across the sync: no page changes while it is written.
             let _guard = self.locks.shared(ALL);
@@ -475,14 +490,15 @@ impl Content {
             return Ok(());
         }
         header.epoch = self.epoch;
-        let mtime = self.file().stat().attempt("asking for a file's times")?.mtime;
         state.header = header;
-        self.put_header(&mut state)?;
-        if state.stat_len != due {
-            self.file().set_len(due).attempt("setting a file's final length")?;
-            state.stat_len = due;
-        }
-        self.file().change(&Change::mtime(mtime)).attempt("keeping a file's times")
+        self.keeping_mtime(|| {
+            self.put_header(&mut state)?;
+            if state.stat_len != due {
+                self.file().set_len(due).attempt("setting a file's final length")?;
+                state.stat_len = due;
+            }
+            Ok(())
+        })
     }
 }
 

@@ -409,7 +409,7 @@ impl Core {
         }
         let open = self.nodes.get(self.nodes.id_of(moving.ino)).ok().and_then(|node| node.file());
         if let Some(file) = open.as_ref().filter(|f| f.is_writable()) {
-            file.content.write_header_first()?;
+            file.content.ensure_header()?;
         }
         if from.dir.flushes_on_rename() {
             return Ok(());

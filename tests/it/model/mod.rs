@@ -24,6 +24,13 @@ pub fn options() -> VolumeOptions {
     VolumeOptions { pool: 0, mend_in_background: false, ..VolumeOptions::default() }
 }
 
+/// So many cases, unless PROPTEST_CASES says otherwise.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let chosen = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { chosen.cases } else { cases };
+    ProptestConfig { cases, failure_persistence: None, max_shrink_time: 60_000, ..chosen }
+}
+
 fn agree(dir: Arc<dyn Dir>, ops: &[Op], pool: usize) -> Checked<()> {
     let kms = FakeKms::new();
     Volume::init(&*dir, &*kms, KEY).map_err(|e| format!("init: {e:?}"))?;
@@ -42,7 +49,7 @@ fn agree(dir: Arc<dyn Dir>, ops: &[Op], pool: usize) -> Checked<()> {
 const STYLE: Style = Style { whole: true, syncs: 3 };
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_time: 60_000, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn a_volume_agrees_with_a_tree_in_memory(ops in vec(op(STYLE), 1..80)) {
@@ -70,7 +77,8 @@ fn a_lost_write_does_not_go_unnoticed() {
         Op::Write { handle: 0, offset: 0, len: 9000 },
         Op::Fsync { handle: 0, data_only: true },
         Op::Append { handle: 0, len: 9000 },
-        Op::Read { handle: 0, offset: 0, len: 18_000 },
+        Op::Write { handle: 0, offset: 4000, len: 100 },
+        Op::Write { handle: 0, offset: 25_000, len: 1 },
         Op::Release(0),
     ];
     let found = (1..)

@@ -276,6 +276,10 @@ impl Runner {
                 let ((dir, name), (to_dir, to_name)) = (self.choose(from), self.choose(to));
                 let (parent, to_parent) = (self.dir_node(dir)?, self.dir_node(to_dir)?);
                 let renamed = self.volume().rename(parent, &name, to_parent, &to_name, mode);
+                if self.tree.is_circular(dir, &name, to_dir, &to_name) {
+                    // The kernel lets none of these through; whichever error is right.
+                    return same("a rename into itself fails", &renamed.is_err(), &true).map(|()| Synced::Nothing);
+                }
                 both("rename", renamed, self.tree.rename(dir, &name, to_dir, &to_name, mode))?;
             }
             Op::Open { at, write, truncate } => self.open(at, write, truncate)?,

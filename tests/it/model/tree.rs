@@ -167,14 +167,17 @@ impl Tree {
     }
 
     pub fn make(&mut self, dir: Id, name: &[u8], body: Body, perm: u32) -> Answer<Id> {
+        // The kernel takes the target in before it looks at the name.
+        if matches!(&body, Body::Link(target) if target.len() > 4095) {
+            return Err(libc::ENAMETOOLONG);
+        }
         match self.lookup(dir, name) {
             Err(libc::ENOENT) => {}
             Ok(_) => return Err(libc::EEXIST),
             Err(e) => return Err(e),
         }
-        if matches!(&body, Body::Link(target) if target.len() > 4095) {
-            return Err(libc::ENAMETOOLONG);
-        }
+        let inherited = if matches!(body, Body::Dir(_)) { self.node(dir).perm & 0o2000 } else { 0 };
+        let perm = perm | inherited;
         let id = self.next;
         self.next += 1;
         self.nodes.insert(id, Arc::new(Node::new(body, perm)));
@@ -217,7 +220,17 @@ impl Tree {
         id == below || self.entries(id).is_ok_and(|e| e.values().any(|child| self.is_above(*child, below)))
     }
 
+    /// True for a rename of a directory into itself, or over one above: the kernel refuses that by itself.
+    pub fn is_circular(&self, dir: Id, name: &[u8], to: Id, to_name: &[u8]) -> bool {
+        let into_itself = self.lookup(dir, name).is_ok_and(|id| self.is_above(id, to));
+        into_itself || self.lookup(to, to_name).is_ok_and(|there| self.is_above(there, dir))
+    }
+
     pub fn rename(&mut self, dir: Id, name: &[u8], to: Id, to_name: &[u8], mode: RenameMode) -> Answer<()> {
+        // The kernel looks both names up before it decides.
+        if name.len().max(to_name.len()) > 255 {
+            return Err(libc::ENAMETOOLONG);
+        }
         let id = self.lookup(dir, name)?;
         let there = match self.lookup(to, to_name) {
             Ok(there) => Some(there),

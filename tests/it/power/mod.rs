@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
+use crate::model::cases;
 use crate::model::op::{Op, Style, op};
 use crash::{alone, together};
 use world::Nature;
@@ -24,7 +25,7 @@ fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_time: 60_000, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn what_was_acknowledged_survives_a_power_cut(

@@ -54,7 +54,7 @@ pub struct Nature {
     pub order_lies: bool,
     /// Broken: says that it flushes on rename and does not.
     pub flush_lies: bool,
-    /// Broken: the write call of this number is lost.
+    /// Broken: of the writes behind a file's first page, the one of this number is lost.
     pub drops_write: Option<u64>,
 }
 
