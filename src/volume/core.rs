@@ -155,6 +155,10 @@ impl Volume {
                 true,
             )?;
         }
+        if !core.options.read_only {
+            // Also of a mount that was cut before its epoch began.
+            core.sweep_private()?;
+        }
         let opened = Self { core, threads: Mutex::default() };
         opened.start_threads()?;
         Ok(opened)

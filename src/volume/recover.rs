@@ -50,7 +50,6 @@ impl Core {
             return Ok(());
         }
         let begun = self.epoch.lock().start;
-        self.sweep_private(begun)?;
         let mut findings = Findings::default();
         // Directories are taken by node, so that a rename meanwhile does not hide one.
         let mut waiting = vec![ROOT];
@@ -88,7 +87,8 @@ impl Core {
     }
 
     /// Temporary files of the volume itself.
-    fn sweep_private(&self, begun: Time) -> Result<()> {
+    pub(super) fn sweep_private(&self) -> Result<()> {
+        let begun = self.epoch.lock().start;
         for dir in [&self.private, &self.root] {
             for entry in dir.entries().attempt("looking for leftovers")? {
                 if classify(&entry.name) == EntryClass::Temporary && entry.kind != Kind::Directory {
