@@ -137,6 +137,23 @@ impl Core {
         })
     }
 
+    /// True for a file whose header a crash took, until it is mended: its attributes are bound to an id that
+    /// nobody knows any more.
+    fn lost_its_header(&self, node: &Node) -> Result<bool> {
+        if node.kind != Kind::File || !self.needs_mending() {
+            return Ok(false);
+        }
+        if let Some(file) = node.file() {
+            return Ok(file.content.header().keys.is_empty());
+        }
+        self.at_link(node, |directory, link| {
+            let what = "reading a file's header";
+            let file = directory.dir.open_file(&link.entry, false).on_entry(what)?;
+            let ctime = file.stat().attempt(what)?.ctime;
+            Ok(self.epoch.lock().excuses_time(ctime) && read_header(&*file)?.1.is_none())
+        })
+    }
+
     /// What attributes of a node are bound to.
     fn xattr_owner(&self, node: &Node) -> Result<[u8; 16]> {
         match node.kind {
@@ -185,6 +202,7 @@ impl Core {
             XattrClass::Encrypted if !matches!(node.kind, Kind::File | Kind::Directory) => {
                 Err(VolumeError::NoXattr)
             }
+            XattrClass::Encrypted if self.lost_its_header(&node)? => Err(VolumeError::NoXattr),
             XattrClass::Encrypted => {
                 let value = get(&self.keys.encode_xattr_name(name)?)?;
                 self.keys.open_xattr(&self.xattr_owner(&node)?, name, &value)
@@ -207,6 +225,9 @@ impl Core {
             XattrClass::Native => set(name, value),
             XattrClass::MadeUp => Err(VolumeError::NotPermitted("the envelope is only read")),
             XattrClass::Encrypted => {
+                if self.lost_its_header(&node)? {
+                    self.open_existing(super::recover::own_process(), &node, true)?;
+                }
                 let owner = self.xattr_owner(&node)?;
                 // The value is bound to the id in the header: without one a crash would leave another file.
                 if let Some(file) = node.file().filter(|f| f.is_writable()) {
@@ -222,8 +243,11 @@ impl Core {
     pub fn list_xattr(&self, node: NodeId) -> Result<Vec<Vec<u8>>> {
         let node = self.nodes.get(node)?;
         let stored = self.on_object(&node, |file| file.list_xattr(), |dir, entry| dir.list_xattr(entry))?;
-        let plain = stored.into_iter().filter_map(|name| {
-            if NATIVE.contains(&&name[..]) { Some(name) } else { self.keys.decode_xattr_name(&name) }
+        let lost = self.lost_its_header(&node)?;
+        let plain = stored.into_iter().filter_map(|name| match NATIVE.contains(&&name[..]) {
+            true => Some(name),
+            false if lost => None,
+            false => self.keys.decode_xattr_name(&name),
         });
         Ok(plain.collect())
     }
@@ -242,6 +266,7 @@ impl Core {
         match classify_xattr(name)? {
             XattrClass::Native => remove(name),
             XattrClass::MadeUp => Err(VolumeError::NotPermitted("the envelope is only read")),
+            XattrClass::Encrypted if self.lost_its_header(&node)? => Err(VolumeError::NoXattr),
             XattrClass::Encrypted => remove(&self.keys.encode_xattr_name(name)?),
         }
     }

@@ -12,6 +12,7 @@ use super::header::{Header, Page, is_zero};
 use super::keys::{DataKey, FileKeys, FreshKey, file_context};
 use super::layout::{BLOCK, PAGE, size_of_stat, whole_blocks};
 use super::mend;
+use super::names::XATTR_PREFIX;
 use super::nodes::{Directory, Link, Node};
 use super::types::{Attr, Caller, HandleId, NodeId, OpenMode};
 use crate::crypto::Secret;
@@ -192,7 +193,12 @@ impl Core {
             return Ok(Content::create(file, keys, header));
         }
         let (keys, header) = self.new_keys()?;
-        file.set_len(0).and_then(|()| file.sync()).attempt("starting an empty file anew")?;
+        let what = "starting an empty file anew";
+        file.set_len(0).and_then(|()| file.sync()).attempt(what)?;
+        // Attributes are bound to the id that went with the header.
+        for attr in file.list_xattr().attempt(what)?.iter().filter(|attr| attr.starts_with(XATTR_PREFIX)) {
+            file.remove_xattr(attr).attempt(what)?;
+        }
         let content = Content::create(file, keys, header);
         content.finalise()?;
         Ok(content)

@@ -176,9 +176,7 @@ impl Core {
             read => drop(read?),
         }
         drop(file);
-        let root =
-            Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-        match self.open_existing(root, node, true) {
+        match self.open_existing(own_process(), node, true) {
             // Told already; it will not get better by trying again.
             Err(VolumeError::Damaged { .. }) => Ok(()),
             opened => opened.map(drop),
@@ -191,6 +189,11 @@ impl Findings {
         self.failed += 1;
         self.first.get_or_insert(error);
     }
+}
+
+/// Whoever runs the mount.
+pub(super) fn own_process() -> Caller {
+    Caller { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
 }
 
 /// Removes a temporary entry of before this mount.

@@ -1,10 +1,11 @@
 //! Runs operations, cuts the power at random calls, opens what is left, and checks it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kmsfs::kms::FileEvent;
-use kmsfs::volume::disk::{Change, Dir};
-use kmsfs::volume::{OpenMode, ROOT, SetAttr, Volume, VolumeOptions};
+use kmsfs::volume::disk::{Change, Dir, Kind};
+use kmsfs::volume::{NodeId, OpenMode, ROOT, SetAttr, Volume, VolumeOptions};
 
 use super::disk::Disk;
 use super::oracle::{Done, History, Object, dump};
@@ -133,7 +134,7 @@ impl Trial {
 
     /// Changes every file and adds some, closes and opens again: all is as it was left.
     fn works(&self, disk: &Arc<Disk>, volume: &Volume, mut found: Object) -> Checked<()> {
-        extend(volume, ROOT, &mut found)?;
+        extend(volume, ROOT, &mut found, &mut BTreeSet::new())?;
         let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
         // Of 255 bytes: no operation has that name.
         let name = vec![b'z'; 255];
@@ -158,15 +159,14 @@ impl Trial {
     }
 }
 
-/// Appends to every file, or cuts it.
-fn extend(volume: &Volume, node: u64, object: &mut Object) -> Checked<()> {
+/// Appends to every file, or cuts it; once, whatever names it has.
+fn extend(volume: &Volume, node: NodeId, object: &mut Object, seen: &mut BTreeSet<NodeId>) -> Checked<()> {
     for (name, child) in &mut object.entries {
         let attr = volume.lookup(node, name).map_err(|e| format!("lookup after the cut: {e:?}"))?;
-        if child.kind == kmsfs::volume::disk::Kind::File {
+        if child.kind == Kind::File && seen.insert(attr.node) {
             let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
             let what = |what: &str, e| format!("{what} {:#o} after the cut: {e:?}", child.perm);
             let handle = volume.open_file(CALLER, attr.node, mode).map_err(|e| what("opening", e))?;
-            // Hard links come by more than once, so that what is found counts, not what was.
             let size = volume.getattr(attr.node, Some(handle)).map_err(|e| what("getattr", e))?.stat.size;
             if size % 3 == 2 {
                 let set = SetAttr { size: Some(size / 2), change: Change::default(), kill_priv: false };
@@ -177,12 +177,12 @@ fn extend(volume: &Volume, node: u64, object: &mut Object) -> Checked<()> {
             }
             volume.release(handle).map_err(|e| what("releasing", e))?;
         }
-        if child.kind == kmsfs::volume::disk::Kind::Directory {
-            extend(volume, attr.node, child)?;
+        if child.kind == Kind::Directory {
+            extend(volume, attr.node, child, seen)?;
         }
     }
     for (name, child) in &mut object.entries {
-        if child.kind == kmsfs::volume::disk::Kind::File {
+        if child.kind == Kind::File {
             let attr = volume.lookup(node, name).map_err(|e| format!("lookup after the cut: {e:?}"))?;
             let what = |e| format!("reading {:#o} after the cut: {e:?}", child.perm);
             let now = crate::model::run::read_all(volume, attr.node).map_err(what)?;
@@ -207,7 +207,7 @@ fn leftovers(dir: &dyn Dir) -> Checked<Vec<String>> {
         if entry.name.starts_with(b"tmp.") || orphan {
             left.push(String::from_utf8_lossy(&entry.name).into_owned());
         }
-        if entry.kind == kmsfs::volume::disk::Kind::Directory {
+        if entry.kind == Kind::Directory {
             left.extend(leftovers(&*dir.open_dir(&entry.name).map_err(failed)?)?);
         }
     }
