@@ -73,7 +73,12 @@ fn key_errno(kind: KmsErrorKind) -> i32 {
         | KmsErrorKind::AlreadyExists
         | KmsErrorKind::InvalidAliasName
         | KmsErrorKind::InvalidMarker
-        | KmsErrorKind::MalformedPolicyDocument => libc::EIO,
+        | KmsErrorKind::MalformedPolicyDocument
+        | KmsErrorKind::DryRun
+        | KmsErrorKind::InvalidGrantToken
+        | KmsErrorKind::Serialization
+        | KmsErrorKind::Tag
+        | KmsErrorKind::UnknownOperation => libc::EIO,
     }
 }
 
@@ -106,7 +111,12 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
             | KmsErrorKind::AlreadyExists
             | KmsErrorKind::InvalidAliasName
             | KmsErrorKind::InvalidMarker
-            | KmsErrorKind::MalformedPolicyDocument => {
+            | KmsErrorKind::MalformedPolicyDocument
+            | KmsErrorKind::DryRun
+            | KmsErrorKind::InvalidGrantToken
+            | KmsErrorKind::Serialization
+            | KmsErrorKind::Tag
+            | KmsErrorKind::UnknownOperation => {
                 "the wrapped data key is not this key's or this file's; restore the file from a copy"
             }
         }),
