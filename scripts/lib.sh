@@ -38,3 +38,9 @@ or, where Debian is new enough: apt-get install cargo rustc"
     [ "$(printf '%s\n' 1.88.0 "$have" | sort -V | head -n1)" = 1.88.0 ] ||
         die "Rust $have is too old, 1.88 is needed: rustup update stable"
 }
+
+need_fuse() {
+    need fusermount3:fuse3
+    [ -c /dev/fuse ] || die "/dev/fuse is absent: the kernel's FUSE is not there (modprobe fuse), or a container was
+started without it (--device /dev/fuse --cap-add SYS_ADMIN)"
+}

@@ -4,6 +4,7 @@
 //! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `cli`.
 
 pub mod audit;
+pub mod cli;
 pub mod crypto;
 pub mod iam;
 pub mod kms;

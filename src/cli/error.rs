@@ -1,0 +1,159 @@
+//! What a verb may fail with, and what the program then ends with.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::kms::{KmsError, KmsErrorKind};
+use crate::mount::MountError;
+use crate::volume::VolumeError;
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, CliError>;
+
+/// What the program ends with: promised to scripts (docs/cli.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Success = 0,
+    /// Something of the system failed: a file, a pipe, the network.
+    Failure = 1,
+    /// The command line is not understood (clap's own number).
+    Usage = 2,
+    /// The key service refused: its error's name stands in the message.
+    Refused = 3,
+    /// The key service's home cannot be used: root key, passphrase, store.
+    Home = 4,
+    /// The volume cannot be used: absent, damaged, of another region or a newer format.
+    Volume = 5,
+    /// The volume, the mount point or the mount is in use.
+    Busy = 6,
+    /// The audit log, or a file, is not what was written.
+    Tampered = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Shown by `kmsfs --help`; docs/cli.md says the same.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the system failed: a file, a pipe, a program
+  2  the command line is not understood
+  3  the key service refused (the message begins with its error's name)
+  4  the key service's home cannot be used: root key, passphrase, store
+  5  the volume cannot be used: absent, damaged, of another region, a newer format
+  6  the volume, the mount point or the mount is in use
+  7  the audit log or a file is not what was written";
+
+/// What went wrong, to what, and what to do: one line.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A file or another thing of the system.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was attempted, on what.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something else that did not work, in a whole sentence.
+    #[error("{0}")]
+    Failed(String),
+    /// Options or arguments that do not fit.
+    #[error("{0}")]
+    Usage(String),
+    /// The key service's answer.
+    #[error("{}: {}{}", .0.kind.name(), .0.message, advice(.0.kind))]
+    Refused(#[from] KmsError),
+    /// The key service cannot be opened.
+    #[error("{0}")]
+    Home(String),
+    /// The volume cannot be opened.
+    #[error("{path}: {source}")]
+    Volume {
+        /// Its directory.
+        path: String,
+        /// Why.
+        source: VolumeError,
+    },
+    /// The kernel or fusermount3 refused.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// Not while somebody else uses it.
+    #[error("{0}")]
+    Busy(String),
+    /// Not what was written.
+    #[error("{0}")]
+    Tampered(String),
+    /// Nobody reads what is printed any more; that is no failure.
+    #[error("the reader of the output is gone")]
+    NoReader,
+}
+
+impl CliError {
+    /// An error of the system, on a path.
+    pub fn io(what: &str, path: &Path, source: io::Error) -> Self {
+        Self::Io { what: format!("{what} {}", path.display()), source }
+    }
+
+    /// An error of a volume.
+    pub fn volume(path: &Path, source: VolumeError) -> Self {
+        Self::Volume { path: path.display().to_string(), source }
+    }
+
+    /// What the program ends with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::NoReader => Exit::Success,
+            Self::Io { .. } | Self::Failed(_) => Exit::Failure,
+            Self::Usage(_) => Exit::Usage,
+            Self::Refused(_) | Self::Volume { source: VolumeError::Key(_), .. } => Exit::Refused,
+            Self::Home(_) => Exit::Home,
+            Self::Volume { source: VolumeError::InUse, .. }
+            | Self::Mount(MountError::Busy { .. })
+            | Self::Busy(_) => Exit::Busy,
+            Self::Volume { source: VolumeError::Backing { .. }, .. } | Self::Mount(_) => Exit::Failure,
+            Self::Volume { .. } => Exit::Volume,
+            Self::Tampered(_) => Exit::Tampered,
+        }
+    }
+}
+
+/// What to do next, where the key service's own words do not say it.
+fn advice(kind: KmsErrorKind) -> &'static str {
+    match kind {
+        KmsErrorKind::NotFound => "; `kmsfs key list` and `kmsfs alias list` show what there is",
+        KmsErrorKind::Disabled => "; `kmsfs key enable` makes it usable again",
+        KmsErrorKind::InvalidState(crate::kms::KeyState::PendingDeletion) => {
+            "; `kmsfs key cancel-deletion` keeps it"
+        }
+        KmsErrorKind::InvalidCiphertext => {
+            "; it was changed, or the encryption context (--context) is not the one it was made with"
+        }
+        KmsErrorKind::AlreadyExists => "; `kmsfs alias list` shows it",
+        KmsErrorKind::DependencyTimeout => "; try again",
+        KmsErrorKind::AccessDenied
+        | KmsErrorKind::IncorrectKey
+        | KmsErrorKind::InvalidAliasName
+        | KmsErrorKind::InvalidArn
+        | KmsErrorKind::InvalidKeyUsage
+        | KmsErrorKind::InvalidMarker
+        | KmsErrorKind::Internal
+        | KmsErrorKind::InvalidState(_)
+        | KmsErrorKind::LimitExceeded
+        | KmsErrorKind::MalformedPolicyDocument
+        | KmsErrorKind::DryRun
+        | KmsErrorKind::InvalidGrantToken
+        | KmsErrorKind::Serialization
+        | KmsErrorKind::Tag
+        | KmsErrorKind::UnknownOperation
+        | KmsErrorKind::UnsupportedOperation
+        | KmsErrorKind::Validation => "",
+    }
+}

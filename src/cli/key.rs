@@ -1,0 +1,288 @@
+//! `kmsfs key`: KMS keys, as AWS's operations make and change them.
+
+use jiff::Timestamp;
+
+use super::error::{CliError, Result};
+use super::global::Global;
+use super::{output, service};
+use crate::kms::wire::{
+    CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DescribeKeyRequest, DisableKeyRequest,
+    EnableKeyRequest, GetKeyPolicyRequest, KeyMetadata, ListKeyRotationsRequest, ListKeysRequest,
+    RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, Tag,
+};
+use crate::kms::{KeyState, Session};
+
+/// Makes, shows and changes KMS keys
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Makes a customer managed key (CreateKey)
+    Create(Create),
+    /// Shows one key (DescribeKey)
+    Describe(Named),
+    /// Lists the keys of the region, with their aliases (ListKeys)
+    List(Page),
+    /// Makes a disabled key usable again (EnableKey)
+    Enable(Named),
+    /// Makes a key unusable until it is enabled: files under it do not open (DisableKey)
+    Disable(Named),
+    /// Gives a key new material; old ciphertexts stay readable (RotateKeyOnDemand)
+    Rotate(Named),
+    /// Lists a key's materials (ListKeyRotations)
+    Rotations(Rotations),
+    /// Deletes a key when a waiting period is over; what is under it is then lost (ScheduleKeyDeletion)
+    ScheduleDeletion(Schedule),
+    /// Keeps a key that waits for deletion; it is then disabled (CancelKeyDeletion)
+    CancelDeletion(Named),
+    /// Prints a key's policy (GetKeyPolicy)
+    Policy(Named),
+}
+
+#[derive(Debug, clap::Args)]
+struct Create {
+    /// What the key is for
+    #[arg(long)]
+    description: Option<String>,
+    /// Name it at once, alias/NAME (CreateAlias)
+    #[arg(long)]
+    alias: Option<String>,
+    /// Label, of which a key may have several
+    #[arg(long, value_name = "NAME=VALUE", value_parser = tag)]
+    tag: Vec<Tag>,
+    /// Print AWS's answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn tag(text: &str) -> std::result::Result<Tag, String> {
+    let (key, value) = text.split_once('=').ok_or("NAME=VALUE")?;
+    Ok(Tag { tag_key: key.to_owned(), tag_value: value.to_owned() })
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// Key id, ARN, alias or alias ARN
+    key: String,
+    /// Print AWS's answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Page {
+    /// Print AWS's answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Rotations {
+    #[command(flatten)]
+    named: Named,
+}
+
+#[derive(Debug, clap::Args)]
+struct Schedule {
+    #[command(flatten)]
+    named: Named,
+    /// Waiting period: 7 to 30 days
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    pending_window_in_days: i64,
+}
+
+/// Runs it.
+pub fn run(global: &Global, args: &Args) -> Result<()> {
+    let session = service::session(global)?;
+    match &args.verb {
+        Verb::Create(args) => create(&session, args),
+        Verb::Describe(args) => describe(&session, args),
+        Verb::List(args) => list(&session, args.json),
+        Verb::Enable(args) => {
+            let key = service::resolve(&session, &args.key)?;
+            session.call(EnableKeyRequest { key_id: key.clone() })?;
+            done(args.json, &format!("{key} is enabled"))
+        }
+        Verb::Disable(args) => {
+            let key = service::resolve(&session, &args.key)?;
+            session.call(DisableKeyRequest { key_id: key.clone() })?;
+            done(args.json, &format!("{key} is disabled"))
+        }
+        Verb::Rotate(args) => rotate(&session, args),
+        Verb::Rotations(args) => rotations(&session, &args.named),
+        Verb::ScheduleDeletion(args) => schedule(&session, args),
+        Verb::CancelDeletion(args) => {
+            let answer =
+                session.call(CancelKeyDeletionRequest { key_id: service::resolve(&session, &args.key)? })?;
+            if args.json {
+                return output::json(&answer);
+            }
+            output::line(&format!(
+                "{} stays, and is disabled; `kmsfs key enable` makes it usable",
+                answer.key_id
+            ))
+        }
+        Verb::Policy(args) => policy(&session, args),
+    }
+}
+
+/// For operations whose answer is empty: AWS's command line prints nothing then.
+fn done(json: bool, text: &str) -> Result<()> {
+    if json { Ok(()) } else { output::line(text) }
+}
+
+fn create(session: &Session, args: &Create) -> Result<()> {
+    let alias = args.alias.as_deref().map(service::own_alias).transpose()?;
+    let request = CreateKeyRequest {
+        description: args.description.clone(),
+        tags: args.tag.clone(),
+        ..CreateKeyRequest::default()
+    };
+    let answer = session.call(request)?;
+    if let Some(alias) = &alias {
+        let target_key_id = answer.key_metadata.key_id.clone();
+        session.call(CreateAliasRequest { alias_name: alias.to_string(), target_key_id })?;
+    }
+    if args.json {
+        return output::json(&answer);
+    }
+    show(session, &answer.key_metadata)
+}
+
+fn describe(session: &Session, args: &Named) -> Result<()> {
+    let answer =
+        session.call(DescribeKeyRequest { key_id: args.key.clone(), ..DescribeKeyRequest::default() })?;
+    if args.json { output::json(&answer) } else { show(session, &answer.key_metadata) }
+}
+
+fn show(session: &Session, key: &KeyMetadata) -> Result<()> {
+    let names = service::aliases(session, Some(&key.key_id))?;
+    let names: Vec<_> = names.aliases.into_iter().map(|alias| alias.alias_name).collect();
+    let mut facts = vec![
+        ("key", key.arn.clone()),
+        ("aliases", if names.is_empty() { "-".to_owned() } else { names.join(" ") }),
+        ("state", state(key.key_state).to_owned()),
+        ("manager", key.key_manager.to_owned()),
+        ("key material", key.current_key_material_id.clone()),
+        ("made", time(key.creation_date)),
+    ];
+    if !key.description.is_empty() {
+        facts.push(("description", key.description.clone()));
+    }
+    if let Some(date) = key.deletion_date {
+        facts.push(("is deleted", time(date)));
+    }
+    output::facts(&facts)
+}
+
+fn list(session: &Session, json: bool) -> Result<()> {
+    let mut answer = session.call(ListKeysRequest::default())?;
+    while let Some(marker) = answer.next_marker.take() {
+        let next = session.call(ListKeysRequest { marker: Some(marker), ..ListKeysRequest::default() })?;
+        answer.keys.extend(next.keys);
+        (answer.next_marker, answer.truncated) = (next.next_marker, next.truncated);
+    }
+    if json {
+        return output::json(&answer);
+    }
+    let aliases = service::aliases(session, None)?.aliases;
+    let mut rows = Vec::new();
+    for key in &answer.keys {
+        let request = DescribeKeyRequest { key_id: key.key_id.clone(), ..DescribeKeyRequest::default() };
+        let metadata = session.call(request)?.key_metadata;
+        let names = aliases.iter().filter(|alias| alias.target_key_id == key.key_id);
+        let names: Vec<_> = names.map(|alias| alias.alias_name.as_str()).collect();
+        rows.push([
+            key.key_id.clone(),
+            state(metadata.key_state).to_owned(),
+            metadata.key_manager.to_owned(),
+            time(metadata.creation_date),
+            names.join(" "),
+        ]);
+    }
+    output::table(["KEY", "STATE", "MANAGER", "MADE", "ALIASES"], &rows)
+}
+
+fn rotate(session: &Session, args: &Named) -> Result<()> {
+    let answer = session.call(RotateKeyOnDemandRequest { key_id: service::resolve(session, &args.key)? })?;
+    if args.json {
+        return output::json(&answer);
+    }
+    let request = DescribeKeyRequest { key_id: answer.key_id.clone(), ..DescribeKeyRequest::default() };
+    let material = session.call(request)?.key_metadata.current_key_material_id;
+    output::facts(&[("rotated", answer.key_id), ("key material", material)])
+}
+
+fn rotations(session: &Session, args: &Named) -> Result<()> {
+    let first = ListKeyRotationsRequest {
+        key_id: service::resolve(session, &args.key)?,
+        include_key_material: Some("ALL_KEY_MATERIAL".to_owned()),
+        ..ListKeyRotationsRequest::default()
+    };
+    let mut answer = session.call(first.clone())?;
+    while let Some(marker) = answer.next_marker.take() {
+        let next = session.call(ListKeyRotationsRequest { marker: Some(marker), ..first.clone() })?;
+        answer.rotations.extend(next.rotations);
+        (answer.next_marker, answer.truncated) = (next.next_marker, next.truncated);
+    }
+    if args.json {
+        return output::json(&answer);
+    }
+    let rows = answer.rotations.iter().map(|rotation| {
+        [
+            rotation.key_material_id.clone(),
+            rotation.key_material_state.to_owned(),
+            rotation.rotation_date.map_or_else(|| "-".to_owned(), time),
+            rotation.rotation_type.unwrap_or("first").to_owned(),
+        ]
+    });
+    output::table(["KEY MATERIAL", "STATE", "SINCE", "ROTATION"], &rows.collect::<Vec<_>>())
+}
+
+fn schedule(session: &Session, args: &Schedule) -> Result<()> {
+    let key_id = service::resolve(session, &args.named.key)?;
+    let request =
+        ScheduleKeyDeletionRequest { key_id, pending_window_in_days: Some(args.pending_window_in_days) };
+    let answer = session.call(request)?;
+    if args.named.json {
+        return output::json(&answer);
+    }
+    output::line(&format!(
+        "{} is deleted at {}; until then `kmsfs key cancel-deletion` keeps it, afterwards nothing under it can be \
+         opened again",
+        answer.key_id,
+        time(answer.deletion_date)
+    ))
+}
+
+fn policy(session: &Session, args: &Named) -> Result<()> {
+    let request = GetKeyPolicyRequest {
+        key_id: service::resolve(session, &args.key)?,
+        ..GetKeyPolicyRequest::default()
+    };
+    let answer = session.call(request)?;
+    if args.json {
+        return output::json(&answer);
+    }
+    let policy: serde_json::Value =
+        serde_json::from_str(&answer.policy).map_err(|e| CliError::Failed(format!("the policy: {e}")))?;
+    output::json(&policy)
+}
+
+fn state(state: KeyState) -> &'static str {
+    match state {
+        KeyState::Enabled => "Enabled",
+        KeyState::Disabled => "Disabled",
+        KeyState::PendingDeletion => "PendingDeletion",
+        KeyState::PendingImport => "PendingImport",
+    }
+}
+
+/// To the second, in UTC.
+pub fn time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}

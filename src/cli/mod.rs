@@ -1,0 +1,104 @@
+//! Layer 8: the command line. One file for each noun; nothing below prints or reads the environment.
+
+mod alias;
+mod audit;
+mod daemon;
+mod demo;
+mod error;
+mod global;
+mod init;
+mod inspect;
+mod key;
+mod mount;
+mod mounts;
+mod output;
+mod secret;
+mod service;
+mod status;
+mod umount;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use self::error::{EXIT_CODES, Exit, Result};
+use self::global::Global;
+
+/// An encrypted directory in which every file is its own envelope, with the key service embedded
+///
+/// Every file has its own data key, wrapped by a KMS key; every use of a KMS key is decided and recorded. Begin
+/// with `kmsfs init VOLUME` and `kmsfs mount VOLUME POINT`, or with `kmsfs demo`, which tells the story.
+#[derive(Debug, Parser)]
+#[command(name = "kmsfs", version, max_term_width = 110, after_long_help = EXIT_CODES)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Init(init::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Status(status::Args),
+    Inspect(inspect::Args),
+    Key(key::Args),
+    Alias(alias::Args),
+    Audit(audit::Args),
+    Encrypt(secret::EncryptArgs),
+    Decrypt(secret::DecryptArgs),
+    Demo(demo::Args),
+}
+
+/// The program: parses the command line, runs the verb, tells its error.
+pub fn run() -> ExitCode {
+    // What is made here belongs to its maker alone; a mount sets its own when it serves.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let filter = EnvFilter::try_from_env("KMSFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+    let cli = Cli::parse();
+    for warning in daemon::leave_no_traces() {
+        output::warn(&warning);
+    }
+    dispatch(&cli).unwrap_or_else(|error| {
+        let exit = error.exit();
+        if exit != Exit::Success {
+            output::error(&error);
+        }
+        exit.into()
+    })
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    let global = &cli.global;
+    match &cli.verb {
+        Verb::Init(args) => init::run(global, args)?,
+        Verb::Mount(args) => return mount::run(global, args),
+        Verb::Umount(args) => umount::run(args)?,
+        Verb::Status(args) => status::run(args)?,
+        Verb::Inspect(args) => inspect::run(args)?,
+        Verb::Key(args) => key::run(global, args)?,
+        Verb::Alias(args) => alias::run(global, args)?,
+        Verb::Audit(args) => audit::run(global, args)?,
+        Verb::Encrypt(args) => secret::encrypt(global, args)?,
+        Verb::Decrypt(args) => secret::decrypt(global, args)?,
+        Verb::Demo(args) => demo::run(args)?,
+    }
+    Ok(Exit::Success.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_of_options_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,263 @@
+//! `kmsfs mount`: a volume, seen through a directory.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::daemon::{self, Report, Side};
+use super::error::{CliError, Exit, Result};
+use super::global::Global;
+use super::{mounts, output, service};
+use crate::crypto::SecretVec;
+use crate::mount::{MountError, MountOptions, Mounted};
+use crate::volume::host::HostDir;
+use crate::volume::{Volume, VolumeOptions};
+
+/// How often the key service is asked whether a decision may have changed.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a signal waits for those who hold files open.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Mounts a volume; returns when the mount answers
+///
+/// The mount is a process of its own, which ends with `kmsfs umount`, or cleanly on SIGTERM and SIGINT.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The volume: a directory made by `kmsfs init`
+    volume: PathBuf,
+    /// The mount point: an empty directory
+    point: PathBuf,
+    /// Stay in the foreground; Ctrl-C unmounts
+    #[arg(short, long)]
+    foreground: bool,
+    /// Write nothing; several such mounts may share a volume
+    #[arg(short, long)]
+    read_only: bool,
+    /// How long a decision of the key service about a file holds, if no key or policy changes
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    lease: u64,
+    /// When the event of an open is in the log
+    #[arg(long, value_name = "WHEN", default_value = "batched")]
+    audit_opens: AuditOpens,
+    /// Accept a missing or foreign epoch marker, as of a restored copy; what a crash cut is then not excused
+    #[arg(long)]
+    reset_epoch: bool,
+    /// Let other users use the mount, under the modes and owners of its files (as root that is so anyway)
+    #[arg(long)]
+    allow_other: bool,
+    /// Keep no plaintext in the kernel's page cache: every read is decided and opened anew; slower
+    #[arg(long)]
+    isolate: bool,
+    /// Threads that serve requests
+    #[arg(long, value_name = "N", default_value_t = MountOptions::default().threads, value_parser = threads)]
+    threads: usize,
+    /// Where a mount in the background writes its warnings [default: mount.log in the key service's home]
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+/// See [`Args::audit_opens`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum AuditOpens {
+    /// Within a second
+    Batched,
+    /// Before open() answers
+    Sync,
+}
+
+fn threads(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "1 to 64".to_owned())
+}
+
+impl Args {
+    fn volume_options(&self) -> VolumeOptions {
+        VolumeOptions {
+            read_only: self.read_only,
+            lease: Duration::from_secs(self.lease),
+            audit_opens_sync: self.audit_opens == AuditOpens::Sync,
+            chown_to_caller: rustix::process::geteuid().is_root(),
+            reset_epoch: self.reset_epoch,
+            ..VolumeOptions::default()
+        }
+    }
+
+    fn mount_options(&self, volume: &Path) -> MountOptions {
+        MountOptions {
+            source: volume.display().to_string(),
+            allow_other: self.allow_other || rustix::process::geteuid().is_root(),
+            read_only: self.read_only,
+            isolate: self.isolate,
+            threads: self.threads,
+        }
+    }
+}
+
+/// What is settled before the fork: paths are absolute, since the background process leaves the directory.
+struct Plan<'a> {
+    args: &'a Args,
+    global: Global,
+    volume: PathBuf,
+    point: PathBuf,
+    log: PathBuf,
+    passphrase: Option<SecretVec>,
+}
+
+/// Runs it. The process that returns from here may be the background one.
+pub fn run(global: &Global, args: &Args) -> Result<ExitCode> {
+    let (volume, point) = check(&args.volume, &args.point)?;
+    let home = global.home()?;
+    let log = args.log.clone().unwrap_or_else(|| home.join("mount.log"));
+    let log = std::path::absolute(&log).map_err(|e| CliError::io("the log", &log, e))?;
+    let passphrase = global.passphrase(false)?;
+    let plan = Plan { args, global: global.at(home), volume, point, log, passphrase };
+    if args.foreground {
+        plan.serve(None)?;
+        return Ok(Exit::Success.into());
+    }
+    match daemon::fork().map_err(|source| CliError::Io { what: "cannot fork".to_owned(), source })? {
+        Side::Parent(code) => Ok(code),
+        Side::Child(report) => {
+            let mut report = Some(report);
+            let ended = plan.serve(Some(&mut report));
+            match (ended, report) {
+                (Ok(()), _) => Ok(Exit::Success.into()),
+                // Nobody waits any more: the error goes to the log, which is standard error by now.
+                (Err(error), None) => Err(error),
+                (Err(error), Some(report)) => {
+                    report.failed(error.exit() as u8, &format!("kmsfs: {error}"));
+                    Ok(error.exit().into())
+                }
+            }
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// Opens everything, mounts, and serves until the end. `report` is taken when the mount answers.
+    fn serve(self, report: Option<&mut Option<Report>>) -> Result<()> {
+        // Before the first thread, so that each thread inherits the blocked or handled signals.
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+            .map_err(|source| CliError::Io { what: "cannot catch signals".to_owned(), source })?;
+        if let Some(warning) = daemon::lock_memory() {
+            output::warn(&warning);
+        }
+        let (args, path) = (self.args, &self.volume);
+        let session = Arc::new(service::session_with(&self.global, self.passphrase)?);
+        // What may fail is done before the mount is seen.
+        let log = match report {
+            Some(_) => Some(daemon::open_log(&self.log).map_err(|e| CliError::io("the log", &self.log, e))?),
+            None => None,
+        };
+        let dir = HostDir::open(path).map_err(|e| CliError::io("the volume", path, e))?;
+        let volume = Volume::open(dir, session.clone(), session, args.volume_options());
+        let volume = Arc::new(volume.map_err(|e| CliError::volume(path, e))?);
+        // Files get the modes that programs ask the mount for; the kernel has applied their umask.
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let mounted = crate::mount::mount(volume.clone(), &self.point, &args.mount_options(path));
+        let mounted = mounted.inspect_err(|_| {
+            // Nothing was written through it; the mount's own error is the one to tell.
+            let _ = volume.close();
+        })?;
+        if let (Some(report), Some(log)) = (report.and_then(Option::take), log) {
+            // A parent that was killed does not hear it; the mount stands all the same.
+            let _ = report.ready(&log);
+        }
+        let left = attend(&volume, &mounted, signals, &self.point);
+        // Open files of a mount that is left still have requests under way; the process ends before they do.
+        let ended = if left { Ok(()) } else { mounted.join() };
+        if let Err(error) = ended {
+            tracing::warn!("{error}");
+        }
+        volume.close().map_err(|e| CliError::volume(path, e))
+    }
+}
+
+/// Attends to the mount until it is taken away, or a signal asks for the end. True if files are still open
+/// there.
+fn attend(volume: &Volume, mounted: &Mounted, mut signals: Signals, point: &Path) -> bool {
+    let mut leaving: Option<Instant> = None;
+    while mounted.is_running() {
+        std::thread::sleep(TICK);
+        for node in volume.tick() {
+            // Pages that cannot be written back any more stay dirty; fsync tells their writer.
+            if let Err(error) = mounted.drop_pages(node) {
+                tracing::warn!("cached pages of node {node} stay: {error}");
+            }
+        }
+        match leaving {
+            None if signals.pending().next().is_some() => {
+                leaving = Some(Instant::now());
+                leave(mounted, point);
+            }
+            Some(since) if since.elapsed() > GRACE || signals.pending().next().is_some() => {
+                tracing::warn!("{} is left while files are open there", point.display());
+                return true;
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Takes the mount away. If files are open there, it goes out of sight at once, with what programs have
+/// written so far on its way to the disk, and ends when they are closed.
+fn leave(mounted: &Mounted, point: &Path) {
+    match mounted.unmount() {
+        Ok(()) => return,
+        Err(MountError::Busy { .. }) => {
+            tracing::warn!("{} is busy: {}", point.display(), mounts::busy_with(point));
+        }
+        Err(error) => tracing::warn!("{error}"),
+    }
+    if let Ok(root) = File::open(point) {
+        // An error of one file is its writer's to hear, at fsync or close.
+        let _ = rustix::fs::syncfs(&root);
+    }
+    if let Err(error) = mounted.unmount_lazily() {
+        tracing::warn!("{} cannot be unmounted: {error}", point.display());
+    }
+}
+
+/// The two directories, absolute, when nothing speaks against mounting one on the other.
+fn check(volume: &Path, point: &Path) -> Result<(PathBuf, PathBuf)> {
+    let absolute = |path: &Path, what: &str, advice: &str| {
+        path.canonicalize().map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOTCONN) => CliError::Busy(format!(
+                "{what} {0} is a mount whose process has died; take it away with `kmsfs umount {0}`",
+                path.display()
+            )),
+            _ if e.kind() == io::ErrorKind::NotFound => {
+                CliError::Failed(format!("{what} {} does not exist; {advice}", path.display()))
+            }
+            _ => CliError::io(what, path, e),
+        })
+    };
+    let volume = absolute(volume, "the volume", "make one with `kmsfs init`")?;
+    let point = absolute(point, "the mount point", "make it with mkdir")?;
+    let shown = point.display();
+    if point.starts_with(&volume) || volume.starts_with(&point) {
+        return Err(CliError::Usage(format!(
+            "the mount point {shown} and the volume {} must not lie in one another; choose another mount point",
+            volume.display()
+        )));
+    }
+    if let Ok(Some(there)) = mounts::at(&point) {
+        return Err(CliError::Busy(format!(
+            "something ({}) is mounted at {shown} already; unmount it first, or choose another mount point",
+            there.kind
+        )));
+    }
+    let mut entries = fs::read_dir(&point).map_err(|e| CliError::io("the mount point", &point, e))?;
+    if entries.next().is_some() {
+        return Err(CliError::Busy(format!(
+            "the mount point {shown} is not empty, and what is in it would be hidden; choose another"
+        )));
+    }
+    Ok((volume, point))
+}
