@@ -125,6 +125,7 @@ fn lookup(session: &Session, args: &Lookup) -> Result<()> {
         event_name: args.event.clone(),
         principal: args.principal.clone(),
         errors_only: args.errors,
+        account: None,
         limit: Some(args.limit),
     })?;
     if args.json {

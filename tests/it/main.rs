@@ -1,8 +1,16 @@
 //! Tests from outside: each module drives the library or the program as a user would.
 
+mod cli;
 mod fake;
-mod opens;
 mod model;
+mod mount_bad_input;
+mod mount_files;
+mod mount_fsx;
+mod mount_life;
+mod mount_posix;
+mod mount_programs;
+mod mounted;
+mod opens;
 mod parsers;
 mod power;
 mod reader;

@@ -28,7 +28,13 @@ pub fn options() -> VolumeOptions {
 pub fn cases(cases: u32) -> ProptestConfig {
     let chosen = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { chosen.cases } else { cases };
-    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 3000, max_shrink_time: 60_000, ..chosen }
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 3000,
+        max_shrink_time: 60_000,
+        ..chosen
+    }
 }
 
 fn agree(dir: Arc<dyn Dir>, ops: &[Op], pool: usize) -> Checked<()> {

@@ -278,7 +278,8 @@ impl Runner {
                 let renamed = self.volume().rename(parent, &name, to_parent, &to_name, mode);
                 if self.tree.is_circular(dir, &name, to_dir, &to_name) {
                     // The kernel lets none of these through; whichever error is right.
-                    return same("a rename into itself fails", &renamed.is_err(), &true).map(|()| Synced::Nothing);
+                    return same("a rename into itself fails", &renamed.is_err(), &true)
+                        .map(|()| Synced::Nothing);
                 }
                 both("rename", renamed, self.tree.rename(dir, &name, to_dir, &to_name, mode))?;
             }

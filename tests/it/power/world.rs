@@ -400,9 +400,16 @@ impl World {
         };
         let chosen: Vec<bool> = self.log.iter().map(|t| wanted(t) || leads(t)).collect();
         // An inode that becomes durable does so with its mode and owner of now.
-        let made = |t: &&Transaction| t.iter().find_map(|s| if let Step::New(ino, _) = s { Some(*ino) } else { None });
-        let made: BTreeSet<Ino> =
-            self.log.iter().zip(&chosen).filter(|(_, chosen)| **chosen).filter_map(|(t, _)| made(&t)).collect();
+        let made = |t: &&Transaction| {
+            t.iter().find_map(|s| if let Step::New(ino, _) = s { Some(*ino) } else { None })
+        };
+        let made: BTreeSet<Ino> = self
+            .log
+            .iter()
+            .zip(&chosen)
+            .filter(|(_, chosen)| **chosen)
+            .filter_map(|(t, _)| made(&t))
+            .collect();
         let mode = |t: &Transaction| t.iter().any(|s| matches!(s, Step::Attr(ino, _) if made.contains(ino)));
         let chosen = self.log.iter().zip(chosen).map(|(t, chosen)| chosen || mode(t)).collect();
         self.keep(chosen);

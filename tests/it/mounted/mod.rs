@@ -1,0 +1,3 @@
+//! What the tests on real mounts share.
+
+pub mod bed;
