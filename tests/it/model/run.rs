@@ -30,6 +30,7 @@ pub struct Runner {
     known: BTreeMap<Id, (NodeId, u64)>,
     handles: Vec<Open>,
     made: u32,
+    made_dirs: u32,
     writes: u64,
     /// Objects are told apart by their permission bits, also after a remount.
     numbered: bool,
@@ -143,6 +144,7 @@ impl Runner {
             known: BTreeMap::new(),
             handles: Vec::new(),
             made: 0,
+            made_dirs: 0,
             writes: 0,
             numbered: true,
         }
@@ -166,6 +168,13 @@ impl Runner {
     fn perm(&mut self) -> u32 {
         self.made += 1;
         if self.numbered { self.made } else { 0o700 | self.made & 0o55 }
+    }
+
+    /// Directories have their owner's permissions: where metadata is not ordered, a mode that lacks them may
+    /// come after the directory.
+    fn dir_perm(&mut self) -> u32 {
+        self.made_dirs += 1;
+        0o700 | self.made_dirs & if self.numbered { 0o77 } else { 0o55 }
     }
 
     fn dir_node(&mut self, dir: Id) -> Checked<NodeId> {
@@ -238,7 +247,7 @@ impl Runner {
             Op::Create { at, write } => self.create(at, write)?,
             Op::Mkdir(at) => {
                 let (dir, name) = self.choose(at);
-                let (parent, perm) = (self.dir_node(dir)?, self.perm());
+                let (parent, perm) = (self.dir_node(dir)?, self.dir_perm());
                 let made = self.volume().mkdir(CALLER, parent, &name, perm);
                 self.made(made, dir, &name, Body::Dir(BTreeMap::new()), perm)?;
             }
