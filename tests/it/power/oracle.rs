@@ -279,7 +279,10 @@ fn is_same(node: &Node, object: &Object) -> bool {
 }
 
 fn same_attributes(node: &Node, object: &Object) -> bool {
-    (object.kind == Kind::Symlink || node.perm == object.perm) && node.xattrs == object.xattrs
+    // A file that was never synced may lose its header, and its attributes with that.
+    let empty = object.content.is_empty() && object.xattrs.is_empty();
+    let lost = empty && node.content().is_some_and(|content| !content.safe);
+    (object.kind == Kind::Symlink || node.perm == object.perm) && (node.xattrs == object.xattrs || lost)
 }
 
 /// Where `tree` below `id` is not `found`.
