@@ -46,6 +46,12 @@ impl Trial {
         self.disk.keep_at((0..count).map(|_| from + 1 + self.dice.below(calls)).collect());
     }
 
+    /// Keeps the disk at every call.
+    fn plan_all(&mut self) {
+        let from = self.disk.calls();
+        self.disk.keep_at((from + 1..from + 10_000).collect());
+    }
+
     pub fn opener(&self) -> impl FnMut() -> kmsfs::volume::Result<Volume> + Send + 'static {
         let (dir, kms) = (self.disk.root(), self.kms.clone());
         move || Volume::open(dir.clone(), kms.clone(), kms.clone(), options())
@@ -259,6 +265,16 @@ pub fn alone(nature: Nature, seed: u64, first: &[Op], second: &[Op], cuts: u64) 
         record(&disk, &mut runner, &[Op::Remount], &mut history)?;
         record(&disk, &mut runner, second, &mut history)?;
     }
+    trial.check(&[(None, &history)])
+}
+
+/// One caller's few operations, cut at every call.
+pub fn at_every_call(nature: Nature, seed: u64, ops: &[Op]) -> Checked<u64> {
+    let mut trial = Trial::new(nature, seed)?;
+    let (mut runner, mut history) = (Runner::new(Box::new(trial.opener()), true)?, History::default());
+    trial.plan_all();
+    let disk = trial.disk.clone();
+    record(&disk, &mut runner, ops, &mut history)?;
     trial.check(&[(None, &history)])
 }
 

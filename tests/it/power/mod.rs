@@ -12,8 +12,8 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 
 use crate::model::cases;
-use crate::model::op::{Op, Style, op};
-use crash::{alone, together};
+use crate::model::op::{At, Op, Style, op};
+use crash::{alone, at_every_call, together};
 use world::Nature;
 
 const STYLE: Style = Style { whole: false, syncs: 7 };
@@ -52,6 +52,36 @@ proptest! {
         let nature = Nature { unordered, restless: 8, ..Nature::default() };
         let held = together(nature, seed, &left, &right, CUTS);
         prop_assert!(held.is_ok(), "{}", held.unwrap_err());
+    }
+}
+
+/// Each of these few operations on a file that an earlier mount finalised, cut at every call.
+#[test]
+fn a_finalised_file_survives_a_change_at_every_call() {
+    let at = At { dir: 0, name: 32 };
+    let open = || Op::Open { at, write: true, truncate: false };
+    let fsync = |data_only| Op::Fsync { handle: 0, data_only };
+    let write = |offset, len| Op::Write { handle: 0, offset, len };
+    let changes: [&[Op]; 9] = [
+        &[open(), Op::Append { handle: 0, len: 50 }, fsync(true), Op::Release(0)],
+        &[open(), Op::Append { handle: 0, len: 9000 }, Op::Release(0), fsync(false)],
+        &[open(), write(20_000, 10), fsync(true), write(30_000, 10), Op::Release(0)],
+        &[open(), write(10, 5000), fsync(true), Op::Release(0)],
+        &[Op::Truncate { at, size: 1 }, open(), Op::Append { handle: 0, len: 10 }, fsync(true)],
+        &[Op::Truncate { at, size: 4065 }, open(), fsync(false)],
+        &[Op::Truncate { at, size: 4064 }, open(), Op::Append { handle: 0, len: 10 }, fsync(true)],
+        &[Op::Truncate { at, size: 20_000 }, open(), Op::Append { handle: 0, len: 10 }, fsync(true)],
+        &[Op::Open { at, write: true, truncate: true }, write(0, 100), fsync(true), Op::Release(0)],
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        for len in [100, 4064, 8128, 10_000] {
+            let make = [Op::Create { at, write: true }, write(0, len), Op::Remount];
+            for seed in 0..4 {
+                let nature = Nature { restless: 20 * (seed % 2), ..Nature::default() };
+                let held = at_every_call(nature, seed, &[&make, change, &[Op::Remount]].concat());
+                assert!(held.is_ok(), "change {number} of a file of {len} bytes: {}", held.unwrap_err());
+            }
+        }
     }
 }
 
