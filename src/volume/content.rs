@@ -62,6 +62,8 @@ struct State {
     gaps: BTreeMap<u64, u64>,
     /// Write requests that the header's counter still covers.
     covered: u32,
+    /// ctime or header say on the medium that this epoch has changed the file: a crash excuses it.
+    traced: bool,
 }
 
 impl State {
@@ -76,7 +78,8 @@ impl Content {
     /// A new, empty backing file; nothing is written before the first write or the finalising.
     pub fn create(file: Arc<dyn BackingFile>, keys: Arc<FileKeys>, header: Header) -> Self {
         let epoch = header.epoch;
-        let state = State { header, on_disk: None, size: 0, stat_len: 0, gaps: BTreeMap::new(), covered: 0 };
+        let gaps = BTreeMap::new();
+        let state = State { header, on_disk: None, size: 0, stat_len: 0, gaps, covered: 0, traced: true };
         Self::new(file, keys, epoch, false, state)
     }
 
@@ -96,8 +99,8 @@ impl Content {
                 "the file has {stat_len} bytes, which do not hold {size}"
             )));
         }
-        let on_disk = Some(header.clone());
-        let state = State { size: header.size, header, on_disk, stat_len, gaps: BTreeMap::new(), covered: 0 };
+        let (on_disk, traced, gaps) = (Some(header.clone()), header.epoch == epoch, BTreeMap::new());
+        let state = State { size: header.size, header, on_disk, stat_len, gaps, covered: 0, traced };
         Ok(Self::new(file, keys, epoch, false, state))
     }
 
@@ -111,8 +114,8 @@ impl Content {
     ) -> Result<Self> {
         header.verify(page, &keys)?;
         let stat_len = file.len().attempt("asking for a file's length")?;
-        let (on_disk, epoch) = (Some(header.clone()), header.epoch);
-        let state = State { size, header, on_disk, stat_len, gaps: BTreeMap::new(), covered: 0 };
+        let (on_disk, epoch, gaps) = (Some(header.clone()), header.epoch, BTreeMap::new());
+        let state = State { size, header, on_disk, stat_len, gaps, covered: 0, traced: false };
         Ok(Self::new(file, keys, epoch, true, state))
     }
 
@@ -249,6 +252,10 @@ impl Content {
     /// Locks what a write needs, and grows the file for it. Answers the size before.
     fn reserve(&self, blocks: &Range<u64>, offset: u64, end: u64) -> Result<(RangeGuard<'_>, u64)> {
         self.write_header_first()?;
+        let size = self.size();
+        if end > size && !size.is_multiple_of(BLOCK) {
+            self.leave_trace()?;
+        }
         loop {
             // A write beyond a partial tail block fills that up: it is written too.
             let seen = self.size();
@@ -274,6 +281,27 @@ impl Content {
             }
             return Ok((guard, before));
         }
+    }
+
+    /// Before a block of an earlier epoch gets another length in its place: the disk may write the block before
+    /// the metadata that tells of the change, and then nothing would excuse a length that does not fit. Once for
+    /// each file and epoch.
+    fn leave_trace(&self) -> Result<()> {
+        if self.state.lock().traced {
+            return Ok(());
+        }
+        // As in fsync, no page changes while it is written.
+        let _guard = self.locks.exclusive(ALL);
+        let mut state = self.state.lock();
+        if !state.traced {
+            let due = page_end(blocks_for(state.size));
+            let what = "telling the disk that a file changes";
+            self.file().set_len(due).attempt(what)?;
+            state.stat_len = due;
+            self.file().sync_all().attempt(what)?;
+            state.traced = true;
+        }
+        Ok(())
     }
 
     /// No block before its header: a file whose first page is zeros is an empty one after a crash.
@@ -411,6 +439,9 @@ impl Content {
             // The last block is always a real page: its authenticated length tells the size after a crash.
             return self.write_batch(size - 1, &[0]);
         }
+        if size < before && !size.is_multiple_of(BLOCK) {
+            self.leave_trace()?;
+        }
         let _guard = self.locks.exclusive(ALL);
         let mut state = self.state.lock();
         let before = state.size;
@@ -489,7 +520,10 @@ impl Content {
         if !changed && state.stat_len == due {
             return Ok(());
         }
-        header.epoch = self.epoch;
+        // A header may reach the disk before the rest: without a trace of the change it excuses the file.
+        if state.traced || state.header.size != state.size {
+            header.epoch = self.epoch;
+        }
         state.header = header;
         self.keeping_mtime(|| {
             self.put_header(&mut state)?;
