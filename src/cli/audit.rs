@@ -168,7 +168,7 @@ fn subject(event: &Event) -> String {
         value.as_str().map(str::to_owned)
     };
     let key = event.resources.first().map(|key| key.arn.as_str()).and_then(|arn| arn.rsplit('/').next());
-    let file = parameter("/encryptionContext/file-id").or_else(|| parameter("/fileId"));
+    let file = parameter("/encryptionContext/kmsfs:file").or_else(|| parameter("/fileId"));
     let alias = parameter("/aliasName");
     match (file, alias, key) {
         (Some(file), _, _) => format!("file {file}"),

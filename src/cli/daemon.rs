@@ -121,3 +121,10 @@ pub fn lock_memory() -> Option<String> {
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     rustix::mm::mlockall(flags).err().map(|e| format!("memory could not be locked ({e}): {ADVICE}"))
 }
+
+/// As many open files as the system allows this process: each open file of a mount is one.
+pub fn raise_open_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // With less, a mount serves fewer open files; that is no reason not to serve.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}

@@ -31,7 +31,7 @@ use self::global::Global;
 /// Every file has its own data key, wrapped by a KMS key; every use of a KMS key is decided and recorded. Begin
 /// with `kmsfs init VOLUME` and `kmsfs mount VOLUME POINT`, or with `kmsfs demo`, which tells the story.
 #[derive(Debug, Parser)]
-#[command(name = "kmsfs", version, max_term_width = 110, after_long_help = EXIT_CODES)]
+#[command(name = "kmsfs", version, max_term_width = 110, after_help = EXIT_CODES)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]

@@ -21,6 +21,8 @@ use crate::volume::{Volume, VolumeOptions};
 
 /// How often the key service is asked whether a decision may have changed.
 const TICK: Duration = Duration::from_millis(250);
+/// How often it is looked whether the mount still stands, and whether a signal came.
+const GLANCE: Duration = Duration::from_millis(50);
 /// How long a signal waits for those who hold files open.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -76,8 +78,9 @@ fn threads(text: &str) -> std::result::Result<usize, String> {
 }
 
 impl Args {
-    fn volume_options(&self) -> VolumeOptions {
+    fn volume_options(&self, global: &Global) -> VolumeOptions {
         VolumeOptions {
+            service_region: global.region.to_string(),
             read_only: self.read_only,
             lease: Duration::from_secs(self.lease),
             audit_opens_sync: self.audit_opens == AuditOpens::Sync,
@@ -147,6 +150,7 @@ impl Plan<'_> {
         if let Some(warning) = daemon::lock_memory() {
             output::warn(&warning);
         }
+        daemon::raise_open_files();
         let (args, path) = (self.args, &self.volume);
         let session = Arc::new(service::session_with(&self.global, self.passphrase)?);
         // What may fail is done before the mount is seen.
@@ -155,7 +159,7 @@ impl Plan<'_> {
             None => None,
         };
         let dir = HostDir::open(path).map_err(|e| CliError::io("the volume", path, e))?;
-        let volume = Volume::open(dir, session.clone(), session, args.volume_options());
+        let volume = Volume::open(dir, session.clone(), session, args.volume_options(&self.global));
         let volume = Arc::new(volume.map_err(|e| CliError::volume(path, e))?);
         // Files get the modes that programs ask the mount for; the kernel has applied their umask.
         rustix::process::umask(rustix::fs::Mode::empty());
@@ -182,12 +186,16 @@ impl Plan<'_> {
 /// there.
 fn attend(volume: &Volume, mounted: &Mounted, mut signals: Signals, point: &Path) -> bool {
     let mut leaving: Option<Instant> = None;
+    let mut ticked = Instant::now();
     while mounted.is_running() {
-        std::thread::sleep(TICK);
-        for node in volume.tick() {
-            // Pages that cannot be written back any more stay dirty; fsync tells their writer.
-            if let Err(error) = mounted.drop_pages(node) {
-                tracing::warn!("cached pages of node {node} stay: {error}");
+        std::thread::sleep(GLANCE);
+        if ticked.elapsed() >= TICK {
+            ticked = Instant::now();
+            for node in volume.tick() {
+                // Pages that cannot be written back any more stay dirty; fsync tells their writer.
+                if let Err(error) = mounted.drop_pages(node) {
+                    tracing::warn!("cached pages of node {node} stay: {error}");
+                }
             }
         }
         match leaving {
@@ -228,10 +236,7 @@ fn leave(mounted: &Mounted, point: &Path) {
 fn check(volume: &Path, point: &Path) -> Result<(PathBuf, PathBuf)> {
     let absolute = |path: &Path, what: &str, advice: &str| {
         path.canonicalize().map_err(|e| match e.raw_os_error() {
-            Some(libc::ENOTCONN) => CliError::Busy(format!(
-                "{what} {0} is a mount whose process has died; take it away with `kmsfs umount {0}`",
-                path.display()
-            )),
+            Some(libc::ENOTCONN) => dead(path),
             _ if e.kind() == io::ErrorKind::NotFound => {
                 CliError::Failed(format!("{what} {} does not exist; {advice}", path.display()))
             }
@@ -248,10 +253,14 @@ fn check(volume: &Path, point: &Path) -> Result<(PathBuf, PathBuf)> {
         )));
     }
     if let Ok(Some(there)) = mounts::at(&point) {
-        return Err(CliError::Busy(format!(
-            "something ({}) is mounted at {shown} already; unmount it first, or choose another mount point",
-            there.kind
-        )));
+        return Err(if !there.answers() {
+            dead(&point)
+        } else {
+            CliError::Busy(format!(
+                "something ({}) is mounted at {shown} already; unmount it first, or choose another mount point",
+                there.kind
+            ))
+        });
     }
     let mut entries = fs::read_dir(&point).map_err(|e| CliError::io("the mount point", &point, e))?;
     if entries.next().is_some() {
@@ -260,4 +269,11 @@ fn check(volume: &Path, point: &Path) -> Result<(PathBuf, PathBuf)> {
         )));
     }
     Ok((volume, point))
+}
+
+fn dead(point: &Path) -> CliError {
+    CliError::Busy(format!(
+        "{0} is a mount whose process has died; take it away with `kmsfs umount {0}`",
+        point.display()
+    ))
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
@@ -23,6 +25,11 @@ impl Mounted {
     /// True for a mount of this program.
     pub fn is_ours(&self) -> bool {
         self.kind == "fuse.kmsfs"
+    }
+
+    /// False if the process that served it has died.
+    pub fn answers(&self) -> bool {
+        rustix::fs::statfs(&self.point).err() != Some(Errno::NOTCONN)
     }
 }
 

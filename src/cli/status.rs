@@ -37,8 +37,7 @@ pub fn run(args: &Args) -> Result<()> {
         .into_iter()
         .filter(|m| m.is_ours() && wanted(m))
         .map(|m| Mount {
-            // A mount whose process has died answers ENOTCONN.
-            answers: rustix::fs::statfs(&m.point).is_ok(),
+            answers: m.answers(),
             volume: m.source,
             mount_point: m.point,
             read_only: m.read_only,

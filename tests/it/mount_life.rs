@@ -118,7 +118,8 @@ fn a_mount_point_in_use_or_full_or_absent_is_refused() {
     assert!(text.contains("absent"), "{text}");
     let text = other.refused(["mount", "vault", "vault"]);
     assert!(text.contains("vault"), "{text}");
-    let text = other.refused(["mount", "plain", "full"]);
+    fs::create_dir(other.dir().join("empty")).unwrap();
+    let text = other.refused(["mount", "plain", "empty"]);
     assert!(text.contains("kmsfs init"), "{text}");
     let text = other.refused(["umount", "plain"]);
     assert!(text.contains("not mounted") || text.contains("no mount"), "{text}");

@@ -120,6 +120,7 @@ fn renames_replace_exchange_and_spare() {
     let mut held = String::new();
     old.read_to_string(&mut held).unwrap();
     assert_eq!(held, "b", "a handle lost its file when another took the name");
+    drop(old);
     let with = |from: &str, to: &str, flags| renameat_with(CWD, bed.plain(from), CWD, bed.plain(to), flags);
     assert_eq!(with("b", "c", RenameFlags::NOREPLACE), Err(Errno::EXIST));
     with("b", "d", RenameFlags::NOREPLACE).unwrap();
