@@ -2,7 +2,7 @@
 //! event breaks the chain behind it. A cut tail leaves a good chain: the signed head, or one that was
 //! noted elsewhere, shows it.
 //!
-//! Collections: `audit` (sequence number, big-endian -> hash 32 | event), `audit-head` (one row: sequence
+//! Collections: `audit#` (sequence number, big-endian -> hash 32 | event), `audit-head` (one row: sequence
 //! number 8, hash 32, HMAC-SHA-256 32).
 
 use std::ops::Bound;
@@ -11,7 +11,7 @@ use crate::crypto::secret::secret_newtype;
 use crate::crypto::{CryptoError, labels, mac};
 use crate::store::{ReadTx, StoreError, WriteTx};
 
-const EVENTS: &str = "audit";
+const EVENTS: &str = "audit#";
 const HEAD: &str = "audit-head";
 const HEAD_ROW: &[u8] = b"";
 /// Rows that verifying reads at once.

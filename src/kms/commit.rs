@@ -1,11 +1,11 @@
 //! Group commit: events of calls that run at the same time share one transaction.
 //!
-//! Each caller puts its event into the queue and then waits for its turn to write. Whoever gets the turn writes
-//! everything that is in the queue; who waited meanwhile finds its event written and goes on.
+//! Each caller puts its event into the queue. One of them leads: it writes what is in the queue, tells the
+//! others, and gives the lead to one that came meanwhile. A caller alone leads at once and waits for nobody.
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::{KmsError, rows};
 use crate::audit;
@@ -13,17 +13,34 @@ use crate::store::{Durability, Store};
 
 /// The queue of one region.
 #[derive(Default)]
-pub struct Commits {
-    queue: Mutex<Vec<Arc<Entry>>>,
-    turn: Mutex<()>,
+pub struct Commits(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Arc<Entry>>,
+    led: bool,
 }
 
 struct Entry {
     event: Vec<u8>,
     /// The generation that the event's decision was made at.
     decided_at: Option<u64>,
+    turn: Mutex<Turn>,
+    wake: Condvar,
+}
+
+enum Turn {
+    Waits,
+    Leads,
     /// True: written. False: the generation is another, not written.
-    done: Mutex<Option<Result<bool, KmsError>>>,
+    Done(Result<bool, KmsError>),
+}
+
+impl Entry {
+    fn tell(&self, turn: Turn) {
+        *self.turn.lock() = turn;
+        self.wake.notify_one();
+    }
 }
 
 impl Commits {
@@ -35,25 +52,42 @@ impl Commits {
         event: Vec<u8>,
         decided_at: Option<u64>,
     ) -> Result<bool, KmsError> {
-        let entry = Arc::new(Entry { event, decided_at, done: Mutex::default() });
-        self.queue.lock().push(entry.clone());
-        let _turn = self.turn.lock();
-        if let Some(done) = entry.done.lock().take() {
-            return done;
+        let entry =
+            Arc::new(Entry { event, decided_at, turn: Mutex::new(Turn::Waits), wake: Condvar::new() });
+        let led = {
+            let mut queue = self.0.lock();
+            queue.waiting.push(entry.clone());
+            std::mem::replace(&mut queue.led, true)
+        };
+        if led {
+            let mut turn = entry.turn.lock();
+            entry.wake.wait_while(&mut turn, |turn| matches!(turn, Turn::Waits));
+            if let Turn::Done(done) = &*turn {
+                return done.clone();
+            }
         }
-        let batch = std::mem::take(&mut *self.queue.lock());
+        // Whoever leads is in the queue: only a leader takes entries out, and there is one.
+        let batch = std::mem::take(&mut self.0.lock().waiting);
         let written = write(store, &batch);
-        let mut own = None;
+        self.hand_on();
+        let mut own = Ok(false);
         for (at, other) in batch.iter().enumerate() {
             let done = written.as_ref().map(|good| good[at]).map_err(Clone::clone);
             if Arc::ptr_eq(other, &entry) {
-                own = Some(done);
+                own = done;
             } else {
-                *other.done.lock() = Some(done);
+                other.tell(Turn::Done(done));
             }
         }
-        // An entry leaves the queue with a batch only, and then its result stands in it.
-        own.or_else(|| entry.done.lock().take()).unwrap_or(Ok(false))
+        own
+    }
+
+    fn hand_on(&self) {
+        let mut queue = self.0.lock();
+        match queue.waiting.first() {
+            Some(next) => next.tell(Turn::Leads),
+            None => queue.led = false,
+        }
     }
 }
 

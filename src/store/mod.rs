@@ -46,7 +46,8 @@ pub enum Durability {
 /// A key and its value.
 pub type Item = (Vec<u8>, Vec<u8>);
 
-/// A consistent view.
+/// A consistent view. A collection whose name ends in `#` is a sequence: its keys are numbers of 8 bytes,
+/// big-endian and below 2^63, and it is made for long values that are appended.
 pub trait ReadTx {
     /// The value of a key.
     fn get(&self, collection: &str, key: &[u8]) -> Result<Option<Vec<u8>>>;

@@ -15,8 +15,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rusqlite::types::Value;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params, params_from_iter};
+use rusqlite::types::{Value, ValueRef};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params, params_from_iter};
 
 use super::{Durability, Item, ReadTx, Result, Store, StoreError, WriteTx};
 
@@ -277,11 +277,72 @@ impl View for Writer<'_> {
     }
 }
 
+/// Where a collection's items are. A sequence has a table of its own with the number as its row's id: a row
+/// with a long value then takes a part of a page and not a page of its own.
+enum Place<'a> {
+    Items(&'a str),
+    Sequence(&'a str),
+}
+
+impl<'a> Place<'a> {
+    fn of(collection: &'a str) -> Self {
+        collection.strip_suffix('#').map_or(Self::Items(collection), Self::Sequence)
+    }
+
+    /// The table, the column of its keys, and what its rows are chosen by.
+    fn sql(&self) -> (String, &'static str, &'static str) {
+        match self {
+            Self::Items(_) => ("items".to_owned(), "key", "collection = ?"),
+            Self::Sequence(name) => (format!("\"sequence {name}\""), "id", "? IS NULL"),
+        }
+    }
+
+    /// What the choice is bound to.
+    fn chosen(&self) -> Value {
+        match self {
+            Self::Items(collection) => Value::Text((*collection).to_owned()),
+            Self::Sequence(_) => Value::Null,
+        }
+    }
+
+    fn key(&self, key: &[u8]) -> Result<Value> {
+        match self {
+            Self::Items(_) => Ok(Value::Blob(key.to_vec())),
+            Self::Sequence(name) => {
+                let number = <[u8; 8]>::try_from(key).ok().map(u64::from_be_bytes);
+                let number = number.and_then(|n| i64::try_from(n).ok());
+                let bad = || StoreError::Engine(format!("{} is no number of {name}", hex::encode(key)));
+                number.map(Value::Integer).ok_or_else(bad)
+            }
+        }
+    }
+
+    fn key_back(&self, value: ValueRef<'_>) -> rusqlite::Result<Vec<u8>> {
+        match self {
+            Self::Items(_) => Ok(value.as_blob()?.to_vec()),
+            Self::Sequence(_) => Ok(value.as_i64()?.to_be_bytes().to_vec()),
+        }
+    }
+}
+
+/// A sequence that nothing was put into has no table yet.
+fn unless_absent<T>(place: &Place<'_>, error: rusqlite::Error, empty: T) -> Result<T> {
+    match place {
+        Place::Sequence(_) if error.to_string().contains("no such table") => Ok(empty),
+        _ => Err(error.into()),
+    }
+}
+
 impl<V: View> ReadTx for V {
     fn get(&self, collection: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let sql = "SELECT value FROM items WHERE collection = ?1 AND key = ?2";
-        let mut statement = self.connection()?.prepare_cached(sql)?;
-        Ok(statement.query_row(params![collection, key], |row| row.get(0)).optional()?)
+        let place = Place::of(collection);
+        let values = [place.chosen(), place.key(key)?];
+        let (table, column, choice) = place.sql();
+        let sql = format!("SELECT value FROM {table} WHERE {choice} AND {column} = ?");
+        match self.connection()?.prepare_cached(&sql) {
+            Ok(mut statement) => Ok(statement.query_row(values, |row| row.get(0)).optional()?),
+            Err(error) => unless_absent(&place, error, None),
+        }
     }
 
     fn range(
@@ -292,38 +353,73 @@ impl<V: View> ReadTx for V {
         backwards: bool,
         limit: usize,
     ) -> Result<Vec<Item>> {
-        let mut sql = "SELECT key, value FROM items WHERE collection = ?".to_owned();
-        let mut values = vec![Value::Text(collection.to_owned())];
-        for (bound, inclusive, exclusive) in
-            [(from, " AND key >= ?", " AND key > ?"), (to, " AND key <= ?", " AND key < ?")]
-        {
-            let (clause, key) = match bound {
+        let place = Place::of(collection);
+        let (table, column, choice) = place.sql();
+        let mut sql = format!("SELECT {column}, value FROM {table} WHERE {choice}");
+        let mut values = vec![place.chosen()];
+        for (bound, inclusive, exclusive) in [(from, ">=", ">"), (to, "<=", "<")] {
+            let (comparison, key) = match bound {
                 Bound::Included(key) => (inclusive, key),
                 Bound::Excluded(key) => (exclusive, key),
                 Bound::Unbounded => continue,
             };
-            sql.push_str(clause);
-            values.push(Value::Blob(key.to_vec()));
+            sql.push_str(&format!(" AND {column} {comparison} ?"));
+            values.push(place.key(key)?);
         }
-        sql.push_str(if backwards { " ORDER BY key DESC LIMIT ?" } else { " ORDER BY key LIMIT ?" });
+        let order = if backwards { " DESC" } else { "" };
+        sql.push_str(&format!(" ORDER BY {column}{order} LIMIT ?"));
         values.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
-        let mut statement = self.connection()?.prepare_cached(&sql)?;
-        let rows = statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut statement = match self.connection()?.prepare_cached(&sql) {
+            Ok(statement) => statement,
+            Err(error) => return unless_absent(&place, error, Vec::new()),
+        };
+        let item = |row: &Row<'_>| Ok((place.key_back(row.get_ref(0)?)?, row.get(1)?));
+        let rows = statement.query_map(params_from_iter(values), item)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 }
 
 impl WriteTx for Writer<'_> {
     fn put(&mut self, collection: &str, key: &[u8], value: &[u8]) -> Result<()> {
-        let sql = "INSERT INTO items VALUES (?1, ?2, ?3)
-            ON CONFLICT (collection, key) DO UPDATE SET value = excluded.value";
-        self.writer.connection.prepare_cached(sql)?.execute(params![collection, key, value])?;
+        let place = Place::of(collection);
+        let connection = &self.writer.connection;
+        let key = place.key(key)?;
+        match place {
+            Place::Items(collection) => {
+                let sql = "INSERT INTO items VALUES (?1, ?2, ?3)
+                    ON CONFLICT (collection, key) DO UPDATE SET value = excluded.value";
+                connection.prepare_cached(sql)?.execute(params![collection, key, value])?;
+            }
+            Place::Sequence(_) => {
+                let (table, ..) = place.sql();
+                let sql = format!(
+                    "INSERT INTO {table} VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET value = excluded.value"
+                );
+                let mut statement = match connection.prepare_cached(&sql) {
+                    Ok(statement) => statement,
+                    Err(error) => {
+                        unless_absent(&place, error, ())?;
+                        let table =
+                            format!("CREATE TABLE {table} (id INTEGER PRIMARY KEY, value BLOB NOT NULL)");
+                        connection.execute_batch(&table)?;
+                        connection.prepare_cached(&sql)?
+                    }
+                };
+                statement.execute(params![key, value])?;
+            }
+        }
         Ok(())
     }
 
     fn delete(&mut self, collection: &str, key: &[u8]) -> Result<bool> {
-        let sql = "DELETE FROM items WHERE collection = ?1 AND key = ?2";
-        Ok(self.writer.connection.prepare_cached(sql)?.execute(params![collection, key])? > 0)
+        let place = Place::of(collection);
+        let values = [place.chosen(), place.key(key)?];
+        let (table, column, choice) = place.sql();
+        let sql = format!("DELETE FROM {table} WHERE {choice} AND {column} = ?");
+        match self.writer.connection.prepare_cached(&sql) {
+            Ok(mut statement) => Ok(statement.execute(values)? > 0),
+            Err(error) => unless_absent(&place, error, false),
+        }
     }
 
     fn commit(mut self: Box<Self>) -> Result<()> {
@@ -405,6 +501,46 @@ mod tests {
             let found = stores[0].read().unwrap().range("c", Bound::Included(&prefix), to, true, 2).unwrap();
             let due: Vec<_> = model.into_iter().filter(|i| i.0.starts_with(&prefix)).rev().take(2).collect();
             prop_assert_eq!(found, due);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+        #[test]
+        fn a_sequence_is_a_collection(
+            changes in vec((0..9u64, proptest::option::of(vec(any::<u8>(), 0..5000))), 0..20),
+            from in 0..9u64,
+            backwards in any::<bool>(),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(&dir);
+            let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+            prop_assert_eq!(everything(&store, "s#"), Vec::new());
+            prop_assert_eq!(store.read().unwrap().get("s#", &[0; 8]).unwrap(), None);
+            let mut tx = store.write(Durability::Soon).unwrap();
+            for (number, value) in changes {
+                let key = number.to_be_bytes().to_vec();
+                match value {
+                    Some(value) => {
+                        tx.put("s#", &key, &value).unwrap();
+                        model.insert(key, value);
+                    }
+                    None => prop_assert_eq!(tx.delete("s#", &key).unwrap(), model.remove(&key).is_some()),
+                }
+            }
+            tx.commit().unwrap();
+            prop_assert_eq!(everything(&store, "s#"), model.clone().into_iter().collect::<Vec<_>>());
+            let start = from.to_be_bytes();
+            let tx = store.read().unwrap();
+            prop_assert_eq!(tx.get("s#", &start).unwrap(), model.get(&start[..]).cloned());
+            let found = tx.range("s#", Bound::Included(&start), Bound::Unbounded, backwards, 3).unwrap();
+            let mut due: Vec<Item> = model.range(start.to_vec()..).map(|(k, v)| (k.clone(), v.clone())).collect();
+            if backwards {
+                due.reverse();
+            }
+            due.truncate(3);
+            prop_assert_eq!(found, due);
+            prop_assert!(tx.get("s#", b"short").is_err());
         }
     }
 

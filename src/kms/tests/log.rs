@@ -204,7 +204,7 @@ fn a_cut_or_changed_log_is_found_also_after_it_went_on() {
     {
         let store = SqliteStore::open(&bench.dir.path().join("home/us-east-1/store.db")).unwrap();
         let mut tx = store.write(Durability::Soon).unwrap();
-        assert!(tx.delete("audit", &pinned.sequence.to_be_bytes()).unwrap());
+        assert!(tx.delete("audit#", &pinned.sequence.to_be_bytes()).unwrap());
         tx.commit().unwrap();
     }
     let session = open_again(&bench.dir, &bench.clock);
