@@ -51,9 +51,9 @@ struct Args {
     /// Without POSIX ACLs.
     #[arg(long)]
     no_acl: bool,
-    /// Tell the kernel to send no FLUSH at close.
+    /// Let the kernel send FLUSH at each close.
     #[arg(long)]
-    no_flush: bool,
+    flush: bool,
     /// Readahead in KiB; 0 leaves the kernel's.
     #[arg(long, default_value_t = 1024)]
     readahead: u32,
@@ -577,10 +577,10 @@ impl Filesystem for Passthrough {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        if self.args.no_flush {
-            reply.error(Errno::ENOSYS);
-        } else {
+        if self.args.flush {
             reply.ok();
+        } else {
+            reply.error(Errno::ENOSYS);
         }
     }
 
