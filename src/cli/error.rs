@@ -133,9 +133,7 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         KmsErrorKind::InvalidState(crate::kms::KeyState::PendingDeletion) => {
             "; `kmsfs key cancel-deletion` keeps it"
         }
-        KmsErrorKind::InvalidCiphertext => {
-            "; it was changed, or the encryption context (--context) is not the one it was made with"
-        }
+        KmsErrorKind::InvalidCiphertext => "; give the same --context as when it was made",
         KmsErrorKind::AlreadyExists => "; `kmsfs alias list` shows it",
         KmsErrorKind::DependencyTimeout => "; try again",
         KmsErrorKind::AccessDenied

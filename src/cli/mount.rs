@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Args {
     /// The volume: a directory made by `kmsfs init`
     volume: PathBuf,
-    /// The mount point: an empty directory
+    /// The mount point: an empty directory, made if it is not there
     point: PathBuf,
     /// Stay in the foreground; Ctrl-C unmounts
     #[arg(short, long)]
@@ -113,6 +113,19 @@ struct Plan<'a> {
 
 /// Runs it. The process that returns from here may be the background one.
 pub fn run(global: &Global, args: &Args) -> Result<ExitCode> {
+    // Absolute, since the background process leaves the directory.
+    let point =
+        std::path::absolute(&args.point).map_err(|e| CliError::io("the mount point", &args.point, e))?;
+    let made = !point.exists() && fs::create_dir(&point).is_ok();
+    let ended = start(global, args);
+    if made && !matches!(&ended, Ok(code) if *code == ExitCode::SUCCESS) {
+        // What was made for a mount that did not come about; a mount point in use stays.
+        let _ = fs::remove_dir(&point);
+    }
+    ended
+}
+
+fn start(global: &Global, args: &Args) -> Result<ExitCode> {
     let (volume, point) = check(&args.volume, &args.point)?;
     let home = global.home()?;
     let log = args.log.clone().unwrap_or_else(|| home.join("mount.log"));
@@ -244,7 +257,7 @@ fn check(volume: &Path, point: &Path) -> Result<(PathBuf, PathBuf)> {
         })
     };
     let volume = absolute(volume, "the volume", "make one with `kmsfs init`")?;
-    let point = absolute(point, "the mount point", "make it with mkdir")?;
+    let point = absolute(point, "the mount point", "make it, or the directory above it, with mkdir")?;
     let shown = point.display();
     if point.starts_with(&volume) || volume.starts_with(&point) {
         return Err(CliError::Usage(format!(

@@ -72,7 +72,7 @@ fn make_and_fill(stage: &Stage, files: &Path) -> Told<()> {
     stage.title("Make a volume")?;
     stage.say(
         "The first init also makes the key service's home: a root key, and with --new-key a KMS key of your own. \
-         The volume's key is wrapped by that KMS key.",
+         The volume's key is wrapped by that KMS key. (It warns that home and volume lie on one disk. Here they may.)",
     );
     stage.run(&["init", "--new-key", KEY, "vault"])?;
     stage.run(&["mount", "vault", "plain"])?;
@@ -81,7 +81,7 @@ fn make_and_fill(stage: &Stage, files: &Path) -> Told<()> {
     let copied = copy_tree(files, &stage.path("plain/files"))?;
     stage.say(&format!("Copied {copied} files from {}.", files.display()));
     stage.say("`plain/files` holds them as they are:");
-    for name in entries(&stage.path("plain/files"))?.iter().take(3) {
+    for name in entries(&stage.path("plain/files"))?.iter().filter(|n| !n.starts_with('.')).take(3) {
         stage.show(name);
     }
     let secret = entries(&stage.path("vault"))?.into_iter().find(|name| !name.contains('.'));
@@ -95,11 +95,12 @@ fn make_and_fill(stage: &Stage, files: &Path) -> Told<()> {
 
 fn side_by_side(stage: &Stage) -> Told<Seen> {
     stage.title("Plaintext beside ciphertext")?;
-    // The largest is long enough to show, and surely more than one block.
+    // The largest text is easy to tell from its ciphertext.
     let copied = read_tree(&stage.path("plain/files"))?;
-    let largest = copied.iter().max_by_key(|(_, content)| content.len());
+    let texts = copied.iter().filter(|(_, content)| content.is_ascii() && !content.contains(&0));
+    let largest = texts.max_by_key(|(_, content)| content.len());
     let (name, content) =
-        largest.filter(|(_, content)| content.len() > 64).ok_or("no file has more than 64 bytes")?;
+        largest.filter(|(_, content)| content.len() > 64).ok_or("no file is a text of more than 64 bytes")?;
     let name = format!("plain/files/{}", name.display());
     let (file_id, material) = envelope(stage, &name)?;
     let backing = find_backing(&stage.path("vault"), &file_id)?
@@ -147,7 +148,9 @@ fn refuse(stage: &Stage, seen: &Seen) -> Told<()> {
     stage.run(&["key", "disable", KEY])?;
     let (refusal, after) = stage.refusal(&seen.name)?;
     stage.show(&format!("$ cat {}", seen.name));
-    stage.show(&format!("cat: {}: {refusal}", seen.name));
+    let words = refusal.to_string();
+    let words = words.split(" (os error").next().unwrap_or_default();
+    stage.show(&format!("cat: {}: {words}", seen.name));
     hold(
         refusal.raw_os_error() == Some(libc::ENOKEY),
         &format!("open() fails with ENOKEY, {} ms after the key was disabled", after.as_millis()),
