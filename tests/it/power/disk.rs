@@ -63,7 +63,7 @@ impl Disk {
         self.taps.lock().calls
     }
 
-    /// Keeps what the disk holds at the beginning of these calls.
+    /// Keeps what the disk holds at these calls, or the next that change something, before they do.
     pub fn keep_at(&self, mut calls: Vec<u64>) {
         calls.sort_unstable_by(|a, b| b.cmp(a));
         self.taps.lock().wanted = calls;
@@ -113,10 +113,13 @@ impl Disk {
             fail.at -= 1;
         }
         taps.calls += 1;
-        if taps.wanted.last() == Some(&taps.calls) {
-            taps.wanted.pop();
-            let now = (taps.calls, world.clone());
-            taps.kept.push(now);
+        // Between two changes all moments are one.
+        if call != Call::Look && taps.wanted.last().is_some_and(|wanted| *wanted <= taps.calls) {
+            let calls = taps.calls;
+            while taps.wanted.last().is_some_and(|wanted| *wanted <= calls) {
+                taps.wanted.pop();
+            }
+            taps.kept.push((calls, world.clone()));
         }
         Ok(())
     }
@@ -442,7 +445,7 @@ impl Dir for SimDir {
         world.flush(None);
         drop(world);
         // The power may go when the data is written and the journal is not.
-        let mut world = self.disk.enter(Call::Look)?;
+        let mut world = self.disk.enter(Call::Change)?;
         world.commit();
         Ok(())
     }
@@ -535,7 +538,7 @@ impl SimFile {
         self.disk.world.lock().flush(Some(self.ino));
         let mut world = self.disk.world.lock();
         // The power may go when the data is written and the journal is not.
-        self.disk.tick(Call::Look, &world)?;
+        self.disk.tick(Call::Change, &world)?;
         world.commit_inode(self.ino, data_only);
         Ok(())
     }

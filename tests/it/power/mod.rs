@@ -74,10 +74,10 @@ fn a_finalised_file_survives_a_change_at_every_call() {
         &[Op::Open { at, write: true, truncate: true }, write(0, 100), fsync(true), Op::Release(0)],
     ];
     for (number, change) in changes.into_iter().enumerate() {
-        for len in [100, 4064, 8128, 10_000] {
+        for len in [100, 4064, 10_000] {
             let make = [Op::Create { at, write: true }, write(0, len), Op::Remount];
-            for seed in 0..4 {
-                let nature = Nature { restless: 20 * (seed % 2), ..Nature::default() };
+            for seed in 0..2 {
+                let nature = Nature { restless: 20 * seed, ..Nature::default() };
                 let held = at_every_call(nature, seed, &[&make, change, &[Op::Remount]].concat());
                 assert!(held.is_ok(), "change {number} of a file of {len} bytes: {}", held.unwrap_err());
             }
