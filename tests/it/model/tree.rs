@@ -45,8 +45,8 @@ pub struct Content {
     pub synced: Vec<u8>,
     /// Done since.
     pub since: Vec<Edit>,
-    /// It was synced at least once: its header is there to stay.
-    pub safe: bool,
+    /// How often it was synced.
+    pub syncs: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -302,7 +302,7 @@ impl Tree {
         if let Body::File(content) = &mut self.node_mut(id).body {
             content.synced = content.now.clone();
             content.since.clear();
-            content.safe = true;
+            content.syncs += 1;
         }
     }
 

@@ -64,7 +64,9 @@ impl Trial {
             return Err(format!("{torn} pages were rewritten while the device wrote them"));
         }
         let mut checked = 0;
-        for (cut, world) in self.disk.kept() {
+        // And the moment when all is done.
+        let last = (self.disk.calls() + 1, self.disk.now());
+        for (cut, world) in self.disk.kept().into_iter().chain([last]) {
             let seed = self.dice.next();
             let found =
                 self.survive(&world, seed).map_err(|e| format!("cut at call {cut}, seed {seed}: {e}"))?;

@@ -117,8 +117,9 @@ impl History {
         };
         let ops = self.0[..begun].iter().map(|done| &done.op).collect();
         let all = Trees { trees, ops, synced: &self.0[..acknowledged], content };
-        let checked = if ordered { all.is_one_of(found) } else { all.is_made_of(found) };
-        checked.and_then(|()| all.has_content(found)).map_err(|e| {
+        // Where metadata is not ordered, nothing is known of the order of renames.
+        let stands = if ordered { all.is_one_of(found) } else { all.is_made_of(found).map(|()| 0) };
+        stands.and_then(|at| all.has_content(found, at)).map_err(|e| {
             let last = &self.0[acknowledged.saturating_sub(6)..begun];
             let ops: Vec<_> = last.iter().map(|done| (&done.op, done.start, done.end)).collect();
             format!("{e}\n{acknowledged} operations acknowledged, {begun} begun; the last ones: {ops:#?}")
@@ -128,17 +129,18 @@ impl History {
 
 impl Trees<'_> {
     /// On a disk that keeps metadata in order: the tree is one that stood, and none older than what was synced.
-    fn is_one_of(&self, found: &Object) -> Checked<()> {
+    /// Answers after how many operations.
+    fn is_one_of(&self, found: &Object) -> Checked<usize> {
         let floor = self.floor();
         let mut differences = Vec::new();
         for (at, tree) in self.trees.iter().enumerate().skip(floor) {
             match differs(tree, ROOT, found) {
-                None => return Ok(()),
+                None => return Ok(at),
                 Some(difference) => differences.push(format!("after {at} operations: {difference}")),
             }
             let between = self.ops.get(at).and_then(|op| between(tree, self.trees[at + 1], op));
             if between.is_some_and(|between| differs(&between, ROOT, found).is_none()) {
-                return Ok(());
+                return Ok(at);
             }
         }
         let shown = differences.len().saturating_sub(4);
@@ -244,21 +246,42 @@ impl Trees<'_> {
         })
     }
 
-    /// What was synced is there, and nothing that was never written.
-    fn has_content(&self, found: &Object) -> Checked<()> {
+    /// What was synced is there, and nothing that was never written. The tree is as after `at` operations.
+    fn has_content(&self, found: &Object, at: usize) -> Checked<()> {
         for child in found.entries.values() {
             if child.kind == Kind::File {
-                let of_number = |tree: &&Tree| {
-                    tree.nodes.values().find(|n| is_same(n, child)).and_then(|n| n.content().cloned())
-                };
-                let content =
-                    of_number(&self.content).or_else(|| self.trees.iter().rev().find_map(of_number));
-                let content = content.ok_or_else(|| format!("file {:#o} never was", child.perm))?;
+                let id_in = |tree: &Tree| tree.nodes.iter().find(|n| is_same(n.1, child)).map(|n| *n.0);
+                let id = self.trees.iter().find_map(|tree| id_in(tree));
+                let id = id.ok_or_else(|| format!("file {:#o} never was", child.perm))?;
+                let of = |tree: &Tree| tree.nodes.get(&id).and_then(|n| n.content().cloned());
+                let content = of(self.content).or_else(|| self.trees.iter().rev().find_map(|tree| of(tree)));
+                let content = content.ok_or_else(|| format!("file {:#o} is none", child.perm))?;
+                let content = self.as_renamed(id, at, content);
                 allowed(&content, &child.content).map_err(|e| format!("file {:#o}: {e}", child.perm))?;
             }
-            self.has_content(child)?;
+            self.has_content(child, at)?;
         }
         Ok(())
+    }
+
+    /// A file that was closed, and replaced another by a rename that stands, has what it had then, as if it had
+    /// been synced.
+    fn as_renamed(&self, id: Id, at: usize, content: Content) -> Content {
+        let replaced = |i: &usize| {
+            let (before, after) = (self.trees[*i], self.trees[i + 1]);
+            matches!(self.ops[*i], Op::Rename(_, _, RenameMode::Replace))
+                && parents(before, id) != parents(after, id)
+                && parents(after, id).iter().any(|(dir, name)| before.lookup(*dir, name).is_ok())
+        };
+        let Some(at) = (0..at).rev().find(replaced) else { return content };
+        let then = self.trees[at].nodes.get(&id).filter(|n| n.open == 0).and_then(|n| n.content());
+        match then.filter(|then| then.syncs == content.syncs) {
+            Some(then) => {
+                let since = content.since[then.since.len()..].to_vec();
+                Content { synced: then.now.clone(), since, ..content }
+            }
+            None => content,
+        }
     }
 }
 
@@ -281,7 +304,7 @@ fn is_same(node: &Node, object: &Object) -> bool {
 fn same_attributes(node: &Node, object: &Object) -> bool {
     // A file that was never synced may lose its header, and its attributes with that.
     let empty = object.content.is_empty() && object.xattrs.is_empty();
-    let lost = empty && node.content().is_some_and(|content| !content.safe);
+    let lost = empty && node.content().is_some_and(|content| content.syncs == 0);
     (object.kind == Kind::Symlink || node.perm == object.perm) && (node.xattrs == object.xattrs || lost)
 }
 
