@@ -216,17 +216,21 @@ impl FreshKey {
     }
 }
 
-/// Data keys made ahead, so that creating a file does not wait for the key service.
+/// Data keys made ahead, so that creating a file does not wait for the key service. Each is recorded when it is
+/// made: so few wait at first, and more whenever there was none to take.
 pub struct Pool {
     key_id: String,
     volume: VolumeId,
-    target: usize,
+    /// The most that wait.
+    limit: usize,
     state: Mutex<PoolState>,
     wake: Condvar,
 }
 
 struct PoolState {
     ready: VecDeque<FreshKey>,
+    /// How many shall wait.
+    target: usize,
     /// Drained this many times; a key asked for before a drain is not put in after it.
     drains: u64,
     /// Nobody creates files: the pool fills only after the first take.
@@ -236,18 +240,21 @@ struct PoolState {
 
 impl Pool {
     /// An empty pool; [`Self::run`] fills it.
-    pub fn new(key_id: String, volume: VolumeId, target: usize) -> Self {
-        let state = PoolState { ready: VecDeque::new(), drains: 0, active: false, stop: false };
-        Self { key_id, volume, target, state: Mutex::new(state), wake: Condvar::new() }
+    pub fn new(key_id: String, volume: VolumeId, limit: usize) -> Self {
+        let state = PoolState { ready: VecDeque::new(), target: 0, drains: 0, active: false, stop: false };
+        Self { key_id, volume, limit, state: Mutex::new(state), wake: Condvar::new() }
     }
 
     /// A key from the pool, or a new one.
     pub fn take(&self, keys: &dyn KeyService) -> Result<FreshKey> {
-        if self.target > 0 {
+        if self.limit > 0 {
             let mut state = self.state.lock();
             state.active = true;
             let ready = state.ready.pop_front();
-            if state.ready.len() <= self.target / 2 {
+            if ready.is_none() {
+                state.target = (state.target * 2).clamp(1, self.limit);
+            }
+            if state.ready.len() <= state.target / 2 {
                 self.wake.notify_one();
             }
             if let Some(key) = ready {
@@ -261,6 +268,7 @@ impl Pool {
     pub fn drain(&self) {
         let mut state = self.state.lock();
         state.ready.clear();
+        state.target = 0;
         state.drains += 1;
         state.active = false;
     }
@@ -270,8 +278,8 @@ impl Pool {
         let mut state = self.state.lock();
         let mut filling = false;
         while !state.stop {
-            filling =
-                state.active && state.ready.len() < if filling { self.target } else { self.target / 2 + 1 };
+            let wished = if filling { state.target } else { state.target / 2 + 1 };
+            filling = state.active && state.ready.len() < wished;
             if !filling {
                 self.wake.wait(&mut state);
                 continue;
