@@ -6,12 +6,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
@@ -29,6 +29,7 @@ const TTL: Duration = Duration::from_secs(3600);
 pub(crate) const MAX_REQUEST: u32 = 1 << 20;
 /// Requests of readahead and writeback that may wait at once.
 const MAX_BACKGROUND: u16 = 64;
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// Stands for an entry of a listing that has no attributes (it vanished, or is damaged): the entry shows,
 /// the kernel refuses its impossible size and asks by lookup when somebody wants more. No node bears it.
 const NO_NODE: NodeId = NodeId::MAX;
@@ -40,13 +41,30 @@ thread_local! {
 
 pub(crate) struct Adaptor {
     volume: Arc<Volume>,
+    /// Set before the first request.
+    notifier: Arc<OnceLock<Notifier>>,
     teller: Teller,
     isolate: bool,
 }
 
 impl Adaptor {
-    pub(crate) fn new(volume: Arc<Volume>, isolate: bool) -> Self {
-        Self { volume, teller: Teller::default(), isolate }
+    pub(crate) fn new(volume: Arc<Volume>, notifier: Arc<OnceLock<Notifier>>, isolate: bool) -> Self {
+        Self { volume, notifier, teller: Teller::default(), isolate }
+    }
+
+    /// Makes the kernel forget a file's attributes, after a request whose answer has none has cleared suid and
+    /// sgid: it would show the old mode for a [`TTL`]. A negative offset leaves the pages alone, so that this
+    /// waits for nothing; the request's own file is held by whoever asks.
+    fn forget_mode(&self, ino: INodeNo) {
+        if let Some(Err(error)) = self.notifier.get().map(|notifier| notifier.inval_inode(ino, -1, 0)) {
+            tracing::debug!(%error, ino = ino.0, "the kernel keeps a file's attributes");
+        }
+    }
+
+    /// The permissions of a new object: where the directory has a default ACL that takes the umask's place.
+    fn perm(&self, parent: INodeNo, mode: u32, umask: u32) -> u32 {
+        let inherits = mode & umask & 0o777 != 0 && self.volume.get_xattr(parent.0, DEFAULT_ACL).is_ok();
+        convert::perm(mode, if inherits { 0 } else { umask })
     }
 
     fn open_flags(&self) -> FopenFlags {
@@ -112,6 +130,7 @@ impl Filesystem for Adaptor {
             | InitFlags::FUSE_BIG_WRITES
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
@@ -211,13 +230,13 @@ impl Filesystem for Adaptor {
         reply: ReplyEntry,
     ) {
         let Some(kind) = convert::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
-        let perm = convert::perm(mode, umask);
+        let perm = self.perm(parent, mode, umask);
         let made = self.volume.mknod(caller(req), parent.0, name.as_bytes(), kind, perm, rdev.into());
         self.entry(req, "mknod", parent, reply, made);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let made = self.volume.mkdir(caller(req), parent.0, name.as_bytes(), convert::perm(mode, umask));
+        let made = self.volume.mkdir(caller(req), parent.0, name.as_bytes(), self.perm(parent, mode, umask));
         self.entry(req, "mkdir", parent, reply, made);
     }
 
@@ -265,7 +284,7 @@ impl Filesystem for Adaptor {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let perm = convert::perm(mode, umask);
+        let perm = self.perm(parent, mode, umask);
         let open = convert::open_mode(OpenFlags(flags), lacks_fsetid(req));
         match self.volume.create(caller(req), parent.0, name.as_bytes(), perm, open) {
             Ok((attr, handle)) => reply.created(
@@ -282,7 +301,12 @@ impl Filesystem for Adaptor {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let mode = convert::open_mode(flags, lacks_fsetid(req));
         match self.volume.open_file(caller(req), ino.0, mode) {
-            Ok(handle) => reply.opened(FileHandle(handle), self.open_flags()),
+            Ok(handle) => {
+                if mode.kill_priv {
+                    self.forget_mode(ino);
+                }
+                reply.opened(FileHandle(handle), self.open_flags());
+            }
             Err(error) => reply.error(self.fail(req, "open", Some(ino.0), &error)),
         }
     }
@@ -324,8 +348,13 @@ impl Filesystem for Adaptor {
     ) {
         let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match self.volume.write(fh.0, offset, data, kill_priv) {
-            // One request has at most MAX_REQUEST bytes.
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(()) => {
+                if kill_priv {
+                    self.forget_mode(ino);
+                }
+                // One request has at most MAX_REQUEST bytes.
+                reply.written(data.len() as u32);
+            }
             Err(error) => reply.error(self.fail(req, "write", Some(ino.0), &error)),
         }
     }

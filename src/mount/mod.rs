@@ -9,7 +9,7 @@ mod point;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fuser::{BackgroundSession, Config, Filesystem, INodeNo, Notifier, Session, SessionACL};
 use parking_lot::Mutex;
@@ -121,8 +121,9 @@ pub fn mount(volume: Arc<Volume>, point: &Path, options: &MountOptions) -> Resul
     let point =
         point.canonicalize().map_err(|source| MountError::Point { point: point.to_owned(), source })?;
     let device = point::attach(&point, options)?;
-    let adaptor = adaptor::Adaptor::new(volume, options.isolate);
-    serve(adaptor, device, &point, options).inspect_err(|_| {
+    let notifier = Arc::new(OnceLock::new());
+    let adaptor = adaptor::Adaptor::new(volume, notifier.clone(), options.isolate);
+    serve(adaptor, &notifier, device, &point, options).inspect_err(|_| {
         // The first error tells more than a second one could.
         let _ = point::detach(&point, true);
     })
@@ -130,6 +131,7 @@ pub fn mount(volume: Arc<Volume>, point: &Path, options: &MountOptions) -> Resul
 
 fn serve(
     filesystem: impl Filesystem,
+    its_notifier: &OnceLock<Notifier>,
     device: OwnedFd,
     point: &Path,
     options: &MountOptions,
@@ -141,6 +143,8 @@ fn serve(
     // The kernel already keeps strangers out; its own requests come as root.
     let session = Session::from_fd(filesystem, device, SessionACL::All, config).map_err(silent)?;
     let notifier = session.notifier();
+    // It is empty until here.
+    let _ = its_notifier.set(notifier.clone());
     let session = session.spawn().map_err(silent)?;
     rustix::fs::statvfs(point).map_err(|e| silent(e.into()))?;
     let device = point::device_of(point).map_err(silent)?;
@@ -267,7 +271,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let options = MountOptions { source: "a, b".into(), ..MountOptions::default() };
         let device = attach(dir.path(), &options).unwrap();
-        let mounted = serve(Empty, device, dir.path(), &options).unwrap();
+        let mounted = serve(Empty, &OnceLock::new(), device, dir.path(), &options).unwrap();
         Some((dir, mounted))
     }
 

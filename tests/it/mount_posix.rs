@@ -327,6 +327,10 @@ fn access_control_lists_work() {
     sh(&bed.plain(""), "setfacl -m u:65534:r file");
     bed.remount();
     assert!(sh(&bed.plain(""), "getfacl -cn file").contains("user:65534:r--"));
+    // A default ACL takes the umask's place.
+    sh(&bed.plain(""), "mkdir dir plain; setfacl -d -m u:65534:rwx dir; umask 077; touch dir/new plain/new");
+    assert!(sh(&bed.plain(""), "getfacl -cn dir/new").contains("mask::rw-"));
+    assert_eq!(mode(&bed.plain("plain/new")), 0o600);
     as_nobody(&bed.plain(""), "test \"$(cat file)\" = content; ! echo x > file");
 }
 
