@@ -244,7 +244,7 @@ impl Content {
         let (_guard, before) = self.reserve(&blocks, offset, end)?;
         let written = self.write_reserved(&blocks, offset, data, before);
         if written.is_err() && end > before {
-            self.take_back(before, end);
+            self.take_back(&blocks, before, end);
         }
         written
     }
@@ -415,17 +415,44 @@ impl Content {
         Ok(())
     }
 
-    /// A write failed: its growth goes, unless somebody has grown the file further.
-    fn take_back(&self, before: u64, end: u64) {
+    /// A write that grew the file failed, maybe after a part of it: its growth goes, or, if somebody has grown
+    /// the file further, what it did not write is a hole. What was the tail gets the length that is due again.
+    fn take_back(&self, blocks: &Range<u64>, before: u64, end: u64) {
+        let old_blocks = blocks_for(before);
         let mut state = self.state.lock();
-        if state.size == end {
-            let due = page_end(blocks_for(before));
-            if self.file().set_len(due).is_ok() {
-                state.stat_len = due;
-                state.size = before;
-                cut_gaps(&mut state.gaps, blocks_for(before));
-            }
+        if state.size == end && self.file().set_len(page_end(old_blocks)).is_ok() {
+            state.stat_len = page_end(old_blocks);
+            state.size = before;
+            cut_gaps(&mut state.gaps, old_blocks);
+        } else if blocks.end > old_blocks {
+            state.gaps.insert(blocks.start.max(old_blocks), blocks.end);
         }
+        let (size, generation) = (state.size, state.header.generation);
+        drop(state);
+        if !before.is_multiple_of(BLOCK) {
+            // Best effort: the error that counts is the write's.
+            let _ = self.refit(old_blocks - 1, block_len(size, old_blocks - 1), generation);
+        }
+    }
+
+    /// Gives a block, whose page is locked, this length where it has another: cut, or zeros behind it.
+    fn refit(&self, number: u64, due: u64, generation: u16) -> Result<()> {
+        let what = "mending a block after a write failed";
+        let mut page = [0; PAGE as usize];
+        let read = self.file().read_at(&mut page, page_offset(number)).attempt(what)?;
+        if is_zero(&page[..read]) {
+            return Ok(());
+        }
+        let head = BlockHead::parse(&page[..read])?;
+        if u64::from(head.len) == due {
+            return Ok(());
+        }
+        let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
+        block::open(&*self.keys.content(head.generation)?, head, number, &page[..read], plain.as_mut_slice())?;
+        let (key, mut nonces) = (self.keys.content(generation)?, NonceRun::start()?);
+        block::seal(&key, nonces.take(), number, generation, &plain[..due as usize], &mut page)?;
+        self.file().wait_writeback(page_offset(number), PAGE).attempt(what)?;
+        self.file().write_at(&page, page_offset(number)).attempt(what)
     }
 
     /// truncate(2): cuts, or grows by zeros.
@@ -475,7 +502,12 @@ impl Content {
             cut_gaps(&mut state.gaps, kept);
         }
         if let Some(tail) = tail {
-            self.put_pages(tail..kept, size, &page)?;
+            let written = self.put_pages(tail..kept, size, &page);
+            if written.is_err() {
+                // The tail is as it was: so much of the file is left.
+                self.state.lock().size = before.min(kept * BLOCK);
+            }
+            return written;
         }
         Ok(())
     }

@@ -286,7 +286,9 @@ impl Core {
         let _names = self.lock_directory(parent);
         let (file, mut stat) = self.with_long_name(&directory, &stored, || {
             let file = directory.dir.create_file(&stored.entry, perm).on_entry("creating a file")?;
-            let stat = file.stat().attempt("asking for a file's attributes")?;
+            // Nobody has seen the file yet.
+            let undo = |_: &io::Error| drop(directory.dir.unlink(&stored.entry));
+            let stat = file.stat().inspect_err(undo).attempt("asking for a file's attributes")?;
             Ok((file, stat))
         })?;
         if let Some(change) = self.owner_of_new(caller, &directory, &stat, perm)? {

@@ -189,10 +189,13 @@ impl Core {
                 links.sync().attempt(what)?;
             }
         }
+        let stands = std::cell::Cell::new(false);
         let made = self.make(caller, parent, name, 0o777, |directory, entry| {
-            directory.dir.symlink(&stored.target, entry).on_entry("making a symbolic link")
+            directory.dir.symlink(&stored.target, entry).on_entry("making a symbolic link")?;
+            stands.set(true);
+            Ok(())
         });
-        if made.is_err() {
+        if made.is_err() && !stands.get() {
             self.drop_overflow(&stored.target);
         }
         made
