@@ -8,7 +8,7 @@ use super::blob::CiphertextBlob;
 use super::cache::Key;
 use super::events::Notes;
 use super::operation::Row;
-use super::region::{Fault, RegionService};
+use super::region::{Core, Fault};
 use super::session::Caller;
 use super::state::{Needs, State};
 use super::{KmsError, KmsErrorKind, rows};
@@ -55,7 +55,7 @@ pub enum Tx<'t> {
 
 /// One attempt at a request.
 pub struct Call<'a, 't> {
-    pub region: &'a RegionService,
+    pub region: &'a Core,
     pub caller: &'a Caller,
     pub via: Option<&'static str>,
     pub row: &'static Row,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::cache::Key;
-use super::region::RegionService;
+use super::region::Core;
 use super::session::Caller;
 use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
 use crate::audit::{
@@ -92,7 +92,7 @@ pub struct Notes {
 
 /// The event of one call.
 pub struct CallEvent<'a> {
-    pub region: &'a RegionService,
+    pub region: &'a Core,
     pub caller: &'a Caller,
     pub via: Option<&'static str>,
     pub name: &'static str,
@@ -163,7 +163,7 @@ fn written<P: Serialize>(event: &Event<P>) -> Result<Vec<u8>, KmsError> {
 
 /// The event of something that the service does by itself with a key: DeleteKey, RotateKey, CreateKey.
 pub fn by_the_service(
-    region: &RegionService,
+    region: &Core,
     key: &Key,
     name: &'static str,
     time: Option<Timestamp>,
@@ -201,7 +201,7 @@ pub fn by_the_service(
 }
 
 /// The event of something that happened to a file.
-pub fn of_a_file(region: &RegionService, caller: &Caller, event: FileEvent) -> Result<Vec<u8>, KmsError> {
+pub fn of_a_file(region: &Core, caller: &Caller, event: FileEvent) -> Result<Vec<u8>, KmsError> {
     let account = caller.principal.account().to_string();
     let (mut resources, mut uid, mut error) = (Vec::new(), None, None);
     let (name, read_only, parameters) = match event {

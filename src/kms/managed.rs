@@ -1,7 +1,7 @@
 //! Keys that the service manages for an account: alias/aws/NAME, made when first needed.
 
 use super::cache::Key;
-use super::region::RegionService;
+use super::region::Core;
 use super::rows::{self, AliasRow, KeyRow, Manager, Rotation};
 use super::state::State;
 use super::{KmsError, KmsErrorKind, events};
@@ -10,7 +10,7 @@ use crate::iam::{AccountId, AliasName, KeyArn, KeyId, KeyPolicy};
 use crate::store::{Durability, ReadTx, Store};
 
 /// The ARN of the account's key under alias/`name`, which begins with `aws/`; made if it is not there.
-pub fn ensure(region: &RegionService, account: &AccountId, name: &str) -> Result<String, KmsError> {
+pub fn ensure(region: &Core, account: &AccountId, name: &str) -> Result<String, KmsError> {
     let alias: Option<AliasName> = format!("alias/{name}").parse().ok();
     let (Some(alias), Some(service)) =
         (alias.filter(AliasName::is_reserved), name.strip_prefix("aws/").filter(|s| !s.is_empty()))
@@ -55,6 +55,6 @@ pub fn ensure(region: &RegionService, account: &AccountId, name: &str) -> Result
     Ok(arn.to_string())
 }
 
-fn arn(region: &RegionService, account: &AccountId, id: &KeyId) -> KeyArn {
+fn arn(region: &Core, account: &AccountId, id: &KeyId) -> KeyArn {
     KeyArn { region: region.region.clone(), account: account.clone(), key: *id }
 }

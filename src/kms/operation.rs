@@ -116,16 +116,22 @@ operations! {
     GetKeyPolicyRequest, "GetKeyPolicy", Read, read_only true;
 }
 
+/// Room for every answer that holds a plaintext, so that no copy of it stays where a smaller buffer was.
+const ANSWER: usize = 16 * 1024;
+
 fn json<O: Operation>(session: &Session, body: &[u8]) -> std::result::Result<Vec<u8>, KmsError> {
     let request: O = match serde_json::from_slice(if body.is_empty() { b"{}" } else { body }) {
         Ok(request) => request,
         Err(error) => {
-            let error = KmsError::new(KmsErrorKind::Serialization, error.to_string());
-            return Err(session.refuse_unread(O::ROW, error));
+            // The library's own text may show what stood there.
+            let (name, line, column) = (O::ROW.name, error.line(), error.column());
+            let message = format!("this is no request of {name} in JSON: line {line}, column {column}");
+            return Err(session.refuse_unread(O::ROW, KmsError::new(KmsErrorKind::Serialization, message)));
         }
     };
-    let answer = serde_json::to_vec(&session.call(request)?);
-    let answer = answer.map_err(|e| KmsError::new(KmsErrorKind::Internal, e.to_string()))?;
+    let mut answer = Vec::with_capacity(ANSWER);
+    serde_json::to_writer(&mut answer, &session.call(request)?)
+        .map_err(|e| KmsError::new(KmsErrorKind::Internal, e.to_string()))?;
     // AWS answers nothing where there is nothing to say.
     Ok(if answer == b"null" { Vec::new() } else { answer })
 }

@@ -2,9 +2,10 @@
 //! does what is due.
 
 use std::io;
+use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -54,8 +55,24 @@ impl<E: Into<KmsError>> From<E> for Fault {
     }
 }
 
-/// A region that is open.
+/// A region that is open, with its thread. Dropped, it waits for the thread, writes what waits and signs the log's
+/// head: so nothing is left to do when a process ends that has dropped its sessions.
 pub struct RegionService {
+    core: Arc<Core>,
+    stop: Arc<Stop>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+impl Deref for RegionService {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+/// What the thread shares with the callers.
+pub struct Core {
     /// Its name.
     pub region: Region,
     /// Its store.
@@ -74,8 +91,6 @@ pub struct RegionService {
     stuck: AtomicBool,
     /// The log has grown since its head was signed.
     grown: AtomicBool,
-    keeper: Mutex<Option<JoinHandle<()>>>,
-    stop: Arc<Stop>,
 }
 
 #[derive(Default)]
@@ -105,7 +120,7 @@ impl RegionService {
             return Err(HomeError::OtherRootKey { path: root_path.display().to_string() });
         }
         let head_key = HeadKey::derive(root.expose())?;
-        let service = Arc::new(Self {
+        let core = Arc::new(Core {
             region,
             store,
             root,
@@ -118,17 +133,18 @@ impl RegionService {
             stuck: AtomicBool::new(false),
             // A process that was killed may have left a head unsigned.
             grown: AtomicBool::new(true),
-            keeper: Mutex::default(),
-            stop: Arc::default(),
         });
-        service.reconcile()?;
-        let (weak, stop) = (Arc::downgrade(&service), service.stop.clone());
-        let thread = thread::Builder::new().name("kms-keeper".to_owned()).spawn(move || keep(&weak, &stop));
+        core.reconcile()?;
+        let stop = Arc::new(Stop::default());
+        let (kept, stopped) = (core.clone(), stop.clone());
+        let thread =
+            thread::Builder::new().name("kms-keeper".to_owned()).spawn(move || keep(&kept, &stopped));
         let thread = thread.map_err(|e| StoreError::Engine(format!("no thread for the key service: {e}")))?;
-        *service.keeper.lock() = Some(thread);
-        Ok(service)
+        Ok(Arc::new(Self { core, stop, keeper: Some(thread) }))
     }
+}
 
+impl Core {
     /// Milliseconds since 1970.
     pub fn now(&self) -> i64 {
         self.clock.now().as_millisecond()
@@ -380,8 +396,8 @@ impl RegionService {
     }
 }
 
-/// The thread. It ends with the service, which it does not keep alive.
-fn keep(service: &Weak<RegionService>, stop: &Stop) {
+/// The thread.
+fn keep(core: &Core, stop: &Stop) {
     let mut slow = Instant::now();
     loop {
         {
@@ -393,11 +409,10 @@ fn keep(service: &Weak<RegionService>, stop: &Stop) {
                 return;
             }
         }
-        let Some(service) = service.upgrade() else { return };
-        service.report("writing events about files", service.flush());
+        core.report("writing events about files", core.flush());
         if slow.elapsed() >= SLOW_BEAT {
             slow = Instant::now();
-            service.slow_beat();
+            core.slow_beat();
         }
     }
 }
@@ -406,14 +421,11 @@ impl Drop for RegionService {
     fn drop(&mut self) {
         *self.stop.now.lock() = true;
         self.stop.wake.notify_all();
-        if let Some(thread) = self.keeper.lock().take()
-            // The thread itself may have been the last to hold the service.
-            && thread.thread().id() != thread::current().id()
-        {
+        if let Some(thread) = self.keeper.take() {
             // A panic of the thread has been reported by its own message.
             let _ = thread.join();
         }
-        self.close();
+        self.core.close();
     }
 }
 

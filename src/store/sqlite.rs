@@ -3,7 +3,8 @@
 //!
 //! Durability. A commit with `synchronous=NORMAL` writes the log and does not sync it: it survives the
 //! process. A thread syncs the log's file within a second. `synchronous=FULL` syncs it at the commit, and
-//! with it every earlier commit. SQLite itself syncs the log before a checkpoint moves it into the database.
+//! with it every earlier commit. SQLite itself syncs the log before a checkpoint moves it into the database. The
+//! thread does that, so that a commit does not wait for it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -24,6 +25,11 @@ use super::{Durability, Item, ReadTx, Result, Store, StoreError, WriteTx};
 const BUSY_SECONDS: u64 = 10;
 /// How long [`Store::purge`] lets writers wait while it waits for readers.
 const PURGE_PATIENCE: Duration = Duration::from_millis(300);
+/// Bytes of the log from which on the thread moves it into the file.
+const CHECKPOINT_AT: u64 = 4 << 20;
+/// Pages of the log from which on the writer moves it itself: where writing never pauses, the thread does not
+/// reach its end, and it grows.
+const CHECKPOINT_PAGES: i64 = 8192;
 /// How late a commit may reach the disk, with room to do it in.
 const SYNC_EVERY: Duration = Duration::from_millis(500);
 
@@ -75,10 +81,9 @@ impl SqliteStore {
         ) WITHOUT ROWID";
         writer.execute_batch(schema).map_err(|e| refused(e.to_string()))?;
         let syncer = Arc::new(Syncer { state: Mutex::default(), wake: Condvar::new() });
-        let log = wal_path(path);
         let thread = {
-            let syncer = syncer.clone();
-            thread::Builder::new().name("store-sync".to_owned()).spawn(move || syncer.run(&log))
+            let (syncer, path) = (syncer.clone(), path.to_owned());
+            thread::Builder::new().name("store-sync".to_owned()).spawn(move || syncer.run(&path))
         };
         let thread = Some(thread.map_err(|e| refused(e.to_string()))?);
         Ok(Self {
@@ -114,7 +119,7 @@ impl Drop for SqliteStore {
 impl Syncer {
     /// Syncs the log as long as commits come; the last time when the store closes.
     fn run(&self, path: &Path) {
-        let mut log: Option<File> = None;
+        let (mut log, log_path) = (None, wal_path(path));
         let mut state = self.state.lock();
         loop {
             while !state.dirty && !state.stop {
@@ -127,8 +132,13 @@ impl Syncer {
             let (dirty, stop) = (state.dirty, state.stop);
             state.dirty = false;
             drop(state);
-            if dirty && let Err(error) = sync_log(&mut log, path) {
+            if dirty && let Err(error) = sync_log(&mut log, &log_path) {
                 tracing::error!(path = %path.display(), %error, "the store could not be synced; what the last second wrote may be lost in a power cut");
+            }
+            // At the end the last connection's close does it.
+            if dirty && !stop && fs::metadata(&log_path).is_ok_and(|m| m.len() > CHECKPOINT_AT) {
+                // Where it fails, the writer does it in its turn.
+                let _ = connect(path).and_then(|c| c.execute_batch("PRAGMA wal_checkpoint(PASSIVE)"));
             }
             if stop {
                 return;
@@ -176,6 +186,9 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     // What is deleted is overwritten: key material must not stay in free pages.
     connection.pragma_update(None, "secure_delete", "ON")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // A log that has been moved is cut to this.
+    connection.pragma_update(None, "journal_size_limit", CHECKPOINT_AT as i64)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
 }

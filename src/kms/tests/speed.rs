@@ -24,23 +24,27 @@ fn decrypts_per_second() {
     for threads in [1, 2, 4, 16] {
         let until = Instant::now() + Duration::from_secs(3);
         let (start, used) = (Instant::now(), cpu());
-        let calls: usize = std::thread::scope(|scope| {
+        let mut waits: Vec<Duration> = std::thread::scope(|scope| {
             let work = || {
-                let mut calls = 0;
+                let mut waits = Vec::new();
                 while Instant::now() < until {
+                    let asked = Instant::now();
                     session.decrypt(Some(&made.key_arn), &made.ciphertext, &pairs).unwrap();
-                    calls += 1;
+                    waits.push(asked.elapsed());
                 }
-                calls
+                waits
             };
             let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            running.into_iter().map(|t| t.join().unwrap()).sum()
+            running.into_iter().flat_map(|t| t.join().unwrap()).collect()
         });
+        waits.sort();
         let (wall, used) = (start.elapsed().as_secs_f64(), cpu() - used);
         println!(
-            "{threads} threads: {:.0} decrypts per second, {:.0} per second of processor time",
-            calls as f64 / wall,
-            calls as f64 / used
+            "{threads} threads: {:.0} decrypts per second, {:.0} per second of processor time, p99 {:?}, worst {:?}",
+            waits.len() as f64 / wall,
+            waits.len() as f64 / used,
+            waits[waits.len() * 99 / 100],
+            waits[waits.len() - 1],
         );
     }
     let start = Instant::now();
