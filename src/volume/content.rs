@@ -448,7 +448,13 @@ impl Content {
             return Ok(());
         }
         let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
-        block::open(&*self.keys.content(head.generation)?, head, number, &page[..read], plain.as_mut_slice())?;
+        block::open(
+            &*self.keys.content(head.generation)?,
+            head,
+            number,
+            &page[..read],
+            plain.as_mut_slice(),
+        )?;
         let (key, mut nonces) = (self.keys.content(generation)?, NonceRun::start()?);
         block::seal(&key, nonces.take(), number, generation, &plain[..due as usize], &mut page)?;
         self.file().wait_writeback(page_offset(number), PAGE).attempt(what)?;

@@ -97,7 +97,7 @@ fn same<T: PartialEq + Debug>(what: &str, found: &T, due: &T) -> Checked<()> {
 }
 
 /// Bytes that no other write has at this place.
-fn pattern(write: u64, len: usize) -> Vec<u8> {
+pub fn pattern(write: u64, len: usize) -> Vec<u8> {
     let byte = |at: usize| {
         let x = (write << 32 | at as u64 / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (x ^ x >> 29).to_le_bytes()[at % 8] | 1
@@ -152,6 +152,11 @@ impl Runner {
 
     pub fn volume(&self) -> Arc<Volume> {
         self.volume.clone().expect("only a remount takes it, and puts one back")
+    }
+
+    /// False after a remount that failed.
+    pub fn is_open(&self) -> bool {
+        self.volume.is_some()
     }
 
     /// Chooses from the tree as it stands: directory, name.

@@ -59,6 +59,21 @@ impl Trial {
 
     /// Checks what every kept moment leaves; each history with the name of its directory, if that is not the root.
     pub fn check(&mut self, histories: &[(Option<&[u8]>, &History)]) -> Checked<u64> {
+        let ordered = self.ordered();
+        self.each_cut(|cut, found| {
+            for (name, history) in histories {
+                let part = match name {
+                    None => found,
+                    Some(name) => found.entries.get(*name).ok_or("a directory of the first hour is lost")?,
+                };
+                history.check(&Tree::new(), cut, ordered, part)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Does something with what every kept moment leaves, and the number of its call.
+    pub fn each_cut(&mut self, check: impl Fn(u64, &Object) -> Checked<()>) -> Checked<u64> {
         let torn = self.disk.now().rewritten_in_flight;
         if torn > 0 {
             return Err(format!("{torn} pages were rewritten while the device wrote them"));
@@ -68,16 +83,8 @@ impl Trial {
         let last = (self.disk.calls() + 1, self.disk.now());
         for (cut, world) in self.disk.kept().into_iter().chain([last]) {
             let seed = self.dice.next();
-            let found =
-                self.survive(&world, seed).map_err(|e| format!("cut at call {cut}, seed {seed}: {e}"))?;
-            for (name, history) in histories {
-                let part = match name {
-                    None => &found,
-                    Some(name) => found.entries.get(*name).ok_or("a directory of the first hour is lost")?,
-                };
-                let agreed = history.check(&Tree::new(), cut, self.ordered(), part);
-                agreed.map_err(|e| format!("cut at call {cut}, seed {seed}: {e}"))?;
-            }
+            let held = self.survive(&world, seed).and_then(|found| check(cut, &found));
+            held.map_err(|e| format!("cut at call {cut}, seed {seed}: {e}"))?;
             checked += 1;
         }
         Ok(checked)
@@ -138,6 +145,13 @@ impl Trial {
             return Err(format!("mending changed what is found: {}", first_difference(&before, &found)));
         }
         Ok((volume, found))
+    }
+
+    /// Looks at a volume after a call failed, works on, closes and opens again. Answers what was found.
+    pub fn goes_on(&self, volume: &Volume) -> Checked<Object> {
+        let found = dump(volume, ROOT, None)?;
+        self.works(&self.disk, volume, found.clone())?;
+        Ok(found)
     }
 
     /// Changes every file and adds some, closes and opens again: all is as it was left.

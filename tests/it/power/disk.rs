@@ -24,15 +24,17 @@ struct Taps {
     wanted: Vec<u64>,
     kept: Vec<(u64, World)>,
     fail: Option<Fail>,
+    failed: bool,
     locked: std::collections::BTreeSet<Ino>,
 }
 
-/// The call of this number answers this error, once; `space`: only calls that need room count.
+/// The call of this number answers this error.
 #[derive(Debug, Clone, Copy)]
 pub struct Fail {
     pub at: u64,
     pub errno: i32,
-    pub space: bool,
+    /// Only calls that need room on the disk count, and all later ones fail too.
+    pub full: bool,
 }
 
 /// What a call does, as far as taps care.
@@ -43,6 +45,8 @@ enum Call {
     /// Takes room on the disk.
     Take,
     Write(Ino),
+    /// A write where room is taken already.
+    Rewrite(Ino),
 }
 
 impl Disk {
@@ -81,13 +85,12 @@ impl Disk {
 
     pub fn fail(&self, fail: Option<Fail>) {
         let mut taps = self.taps.lock();
-        taps.calls = 0;
-        taps.fail = fail;
+        (taps.calls, taps.fail, taps.failed) = (0, fail, false);
     }
 
-    /// True if the call that was to fail has not come yet.
-    pub fn still_to_fail(&self) -> bool {
-        self.taps.lock().fail.is_some()
+    /// True if a call has failed that was to fail.
+    pub fn has_failed(&self) -> bool {
+        self.taps.lock().failed
     }
 
     fn enter(&self, call: Call) -> io::Result<MutexGuard<'_, World>> {
@@ -96,7 +99,7 @@ impl Disk {
         match call {
             Call::Look => {}
             Call::Change | Call::Take => world.background(None),
-            Call::Write(ino) => world.background(Some(ino)),
+            Call::Write(ino) | Call::Rewrite(ino) => world.background(Some(ino)),
         }
         Ok(world)
     }
@@ -104,10 +107,11 @@ impl Disk {
     fn tick(&self, call: Call, world: &World) -> io::Result<()> {
         let mut taps = self.taps.lock();
         let takes = matches!(call, Call::Take | Call::Write(_));
-        if let Some(fail) = taps.fail.as_mut().filter(|fail| !fail.space || takes) {
+        if let Some(fail) = taps.fail.as_mut().filter(|fail| !fail.full || takes) {
             if fail.at == 0 {
                 let errno = fail.errno;
-                taps.fail = None;
+                taps.failed = true;
+                taps.fail = taps.fail.filter(|fail| fail.full);
                 return Err(io::Error::from_raw_os_error(errno));
             }
             fail.at -= 1;
@@ -526,6 +530,17 @@ impl Drop for Lock {
 }
 
 impl SimFile {
+    /// The call that a write is, and how many of its bytes stand if it fails: those before the first page that
+    /// needs room.
+    fn room_for(&self, len: usize, offset: u64) -> (Call, usize) {
+        let world = self.disk.world.lock();
+        let mut pages = offset / PAGE..(offset + len as u64).div_ceil(PAGE);
+        match pages.find(|page| world.read(self.ino, *page).is_none()) {
+            Some(page) => (Call::Write(self.ino), (page * PAGE).saturating_sub(offset) as usize),
+            None => (Call::Rewrite(self.ino), 0),
+        }
+    }
+
     fn sync_inode(&self, data_only: bool) -> io::Result<()> {
         let mut world = self.disk.enter(Call::Change)?;
         if world.nature.sync_lies {
@@ -572,10 +587,15 @@ impl BackingFile for SimFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let mut world = self.disk.enter(Call::Write(self.ino))?;
         if !self.write {
             return error(libc::EBADF);
         }
+        let (call, room) = self.room_for(data.len(), offset);
+        let (data, failed, mut world) = match self.disk.enter(call) {
+            Ok(world) => (data, Ok(()), world),
+            // What was written before the disk was full, say, stands.
+            Err(e) => (&data[..room], Err(e), self.disk.world.lock()),
+        };
         world.writes += u64::from(offset >= PAGE);
         if offset >= PAGE && world.nature.drops_write == Some(world.writes) {
             return Ok(());
@@ -588,16 +608,16 @@ impl BackingFile for SimFile {
             at += now.len() as u64;
             rest = later;
         }
-        if at > world.live[&self.ino].size {
+        if at > world.live[&self.ino].size && !data.is_empty() {
             world.grow(self.ino, at);
         }
         let now = world.now();
         world.log(vec![Step::Touch(self.ino, Some(now), now)]);
-        Ok(())
+        failed
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut world = self.disk.enter(Call::Write(self.ino))?;
+        let mut world = self.disk.enter(Call::Rewrite(self.ino))?;
         if !self.write {
             return error(libc::EINVAL);
         }

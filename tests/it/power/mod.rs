@@ -3,7 +3,9 @@
 
 pub mod crash;
 pub mod disk;
+mod fail;
 mod oracle;
+mod shared;
 pub mod world;
 
 use kmsfs::volume::disk::RenameMode;
