@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kmsfs::kms::FileEvent;
-use kmsfs::volume::disk::{Change, Dir, Kind};
+use kmsfs::volume::disk::{Dir, Kind};
 use kmsfs::volume::{NodeId, OpenMode, ROOT, SetAttr, Volume, VolumeOptions};
 
 use super::disk::Disk;
-use super::oracle::{Done, History, Object, dump};
+use super::oracle::{Done, History, Object, allowed, dump};
 use super::world::{Dice, Nature, World};
 use crate::fake::{FakeKms, KEY};
 use crate::model::op::Op;
 use crate::model::options;
 use crate::model::run::{CALLER, Checked, Runner};
-use crate::model::tree::Tree;
+use crate::model::tree::{Content, Edit, Tree};
 
 /// A disk with a volume, and all that was done to it.
 pub struct Trial {
@@ -106,8 +106,18 @@ impl Trial {
                 None => break,
             }
         }
-        let (volume, found) = self.mended(&disk, &mut dice)?;
-        self.works(&disk, &volume, found.clone())?;
+        let (mut volume, found) = self.mended(&disk, &mut dice)?;
+        let mut last = found.clone();
+        if dice.percent(40) {
+            // And again in the next epoch, while every file changes.
+            disk.keep_at(vec![disk.calls() + 1 + dice.below(100)]);
+            extend(&volume, ROOT, &mut last, &mut BTreeSet::new())?;
+            let world = disk.kept().pop().map_or_else(|| disk.now(), |kept| kept.1);
+            disk = Disk::holding(world.cut(dice.next()));
+            (volume, last) = self.mended(&disk, &mut dice)?;
+            is_extended(&found, &last).map_err(|e| format!("in the next epoch: {e}"))?;
+        }
+        self.works(&disk, &volume, last)?;
         let damage = self.kms.events().into_iter().find(|e| matches!(e.0, FileEvent::DamagedFile { .. }));
         damage.map_or(Ok(found), |damage| Err(format!("damage was recorded: {damage:?}")))
     }
@@ -190,12 +200,19 @@ fn extend(volume: &Volume, node: NodeId, object: &mut Object, seen: &mut BTreeSe
             let what = |what: &str, e| format!("{what} {:#o} after the cut: {e:?}", child.perm);
             let handle = volume.open_file(CALLER, attr.node, mode).map_err(|e| what("opening", e))?;
             let size = volume.getattr(attr.node, Some(handle)).map_err(|e| what("getattr", e))?.stat.size;
-            if size % 3 == 2 {
-                let set = SetAttr { size: Some(size / 2), change: Change::default(), kill_priv: false };
-                let cut = volume.setattr(CALLER, attr.node, Some(handle), &set);
-                cut.map_err(|e| what("truncating", e))?;
-            } else {
-                volume.write(handle, size, b"more", false).map_err(|e| what("appending to", e))?;
+            match extension(size) {
+                Edit::Size(half) => {
+                    let set = SetAttr { size: Some(half as u64), ..SetAttr::default() };
+                    let cut = volume.setattr(CALLER, attr.node, Some(handle), &set);
+                    cut.map_err(|e| what("truncating", e)).map(drop)?;
+                }
+                Edit::Write(at, more) => {
+                    let written = volume.write(handle, at as u64, &more, false);
+                    written.map_err(|e| what("appending to", e))?;
+                }
+            }
+            if size % 2 == 0 {
+                volume.fsync(handle, true).map_err(|e| what("syncing", e))?;
             }
             volume.release(handle).map_err(|e| what("releasing", e))?;
         }
@@ -216,6 +233,25 @@ fn extend(volume: &Volume, node: NodeId, object: &mut Object, seen: &mut BTreeSe
         }
     }
     Ok(())
+}
+
+/// What [`extend`] does to a file.
+fn extension(size: u64) -> Edit {
+    if size % 3 == 2 { Edit::Size(size as usize / 2) } else { Edit::Write(size as usize, b"more".to_vec()) }
+}
+
+/// After a cut somewhere in [`extend`].
+fn is_extended(before: &Object, after: &Object) -> Checked<()> {
+    let head = |o: &Object| (o.kind, o.perm, o.xattrs.clone(), o.target.clone());
+    if head(before) != head(after) || !before.entries.keys().eq(after.entries.keys()) {
+        return Err(first_difference(before, after));
+    }
+    if before.kind == Kind::File {
+        let since = vec![extension(before.content.len() as u64)];
+        let content = Content { synced: before.content.clone(), since, ..Content::default() };
+        allowed(&content, &after.content).map_err(|e| format!("file {:#o}: {e}", before.perm))?;
+    }
+    before.entries.iter().try_for_each(|(name, child)| is_extended(child, &after.entries[name]))
 }
 
 /// Temporary names, and links of long names without their entries.

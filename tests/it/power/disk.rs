@@ -634,7 +634,7 @@ impl BackingFile for SimFile {
     }
 
     fn wait_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
-        let mut world = self.disk.enter(Call::Look)?;
+        let mut world = self.disk.enter(Call::Change)?;
         world.wait(self.ino, offset / PAGE..(offset + len).div_ceil(PAGE));
         Ok(())
     }

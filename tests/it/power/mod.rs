@@ -142,3 +142,12 @@ fn a_disk_that_renames_before_it_writes_is_found_out() {
     let held = replaces_a_file(Nature { flush_lies: true, ..Nature::default() });
     assert!(held.is_err_and(|e| e.starts_with("cut at call")));
 }
+
+#[test]
+fn a_page_that_changes_while_the_device_writes_it_is_found_out() {
+    let nature = Nature { wait_lies: true, restless: 30, ..Nature::default() };
+    let (old, append) = (At { dir: 0, name: 35 }, Op::Append { handle: 0, len: 10 });
+    let ops = [vec![Op::Create { at: old, write: true }], vec![append; 30]].concat();
+    let held = (0..20).try_for_each(|seed| at_every_call(nature, seed, &ops).map(drop));
+    assert!(held.is_err_and(|e| e.contains("rewritten while the device wrote them")));
+}

@@ -366,7 +366,7 @@ fn attributes(tree: &Tree, id: Id) -> Option<(u32, &BTreeMap<Vec<u8>, Vec<u8>>)>
 
 /// Checks a file's bytes: those synced and not written again since, exactly; others may be any that were
 /// there or were written, or zeros where the file may have ended meanwhile.
-fn allowed(content: &Content, found: &[u8]) -> Checked<()> {
+pub fn allowed(content: &Content, found: &[u8]) -> Checked<()> {
     let mut lens = vec![content.synced.len()];
     for edit in &content.since {
         let before = lens[lens.len() - 1];

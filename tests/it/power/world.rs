@@ -55,6 +55,8 @@ pub struct Nature {
     pub order_lies: bool,
     /// Broken: says that it flushes on rename and does not.
     pub flush_lies: bool,
+    /// Broken: does not wait for pages under writeback.
+    pub wait_lies: bool,
     /// Broken: of the writes behind a file's first page, the one of this number is lost.
     pub drops_write: Option<u64>,
 }
@@ -331,6 +333,9 @@ impl World {
 
     /// Waits for pages under writeback.
     pub fn wait(&mut self, ino: Ino, pages: std::ops::Range<u64>) {
+        if self.nature.wait_lies {
+            return;
+        }
         for page in pages {
             if self.dirty.get(&(ino, page)).is_some_and(|dirty| dirty.in_flight) {
                 self.write_back((ino, page));
