@@ -99,8 +99,8 @@ fn same<T: PartialEq + Debug>(what: &str, found: &T, due: &T) -> Checked<()> {
 /// Bytes that no other write has at this place.
 pub fn pattern(write: u64, len: usize) -> Vec<u8> {
     let byte = |at: usize| {
-        let x = (write << 32 | at as u64 / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (x ^ x >> 29).to_le_bytes()[at % 8] | 1
+        let x = ((write << 32) | (at as u64 / 8)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (x ^ (x >> 29)).to_le_bytes()[at % 8] | 1
     };
     (0..len).map(byte).collect()
 }

@@ -281,11 +281,10 @@ fn first_difference(a: &Object, b: &Object) -> String {
         return format!("bytes of {:#o}", a.perm);
     }
     let names = a.entries.keys().chain(b.entries.keys());
-    let found = names.filter(|n| a.entries.get(*n) != b.entries.get(*n)).find_map(|name| {
-        match (a.entries.get(name), b.entries.get(name)) {
-            (Some(a), Some(b)) => Some(first_difference(a, b)),
-            (a, b) => Some(format!("{:?} became {:?}", a.map(head), b.map(head))),
-        }
+    let mut differing = names.filter(|n| a.entries.get(*n) != b.entries.get(*n));
+    let found = differing.next().map(|name| match (a.entries.get(name), b.entries.get(name)) {
+        (Some(a), Some(b)) => first_difference(a, b),
+        (a, b) => format!("{:?} became {:?}", a.map(head), b.map(head)),
     });
     found.unwrap_or_else(|| "nothing".to_owned())
 }

@@ -29,7 +29,7 @@ pub struct Object {
     pub kind: Kind,
     pub perm: u32,
     pub target: Vec<u8>,
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub xattrs: Xattrs,
     pub entries: BTreeMap<Vec<u8>, Object>,
     pub content: Vec<u8>,
 }
@@ -356,11 +356,13 @@ fn parents(tree: &Tree, id: Id) -> Vec<(Id, Vec<u8>)> {
 /// Entries that lead to an object, and those in it.
 type Names = (Vec<(Id, Vec<u8>)>, Option<BTreeMap<Vec<u8>, Id>>);
 
+type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
 fn names(tree: &Tree, id: Id) -> Names {
     (parents(tree, id), tree.entries(id).ok().cloned())
 }
 
-fn attributes(tree: &Tree, id: Id) -> Option<(u32, &BTreeMap<Vec<u8>, Vec<u8>>)> {
+fn attributes(tree: &Tree, id: Id) -> Option<(u32, &Xattrs)> {
     tree.nodes.get(&id).map(|n| (n.perm, &n.xattrs))
 }
 
