@@ -89,7 +89,7 @@ fn check(thread: usize, done: &[Done], cut: u64, found: &[u8]) -> Checked<()> {
             of_page.map(|(at, d)| (at, &d.data))
         };
         for i in 0..PAGE {
-            let last_synced = writes().filter(|(at, data)| *at < synced && i < data.len()).next_back();
+            let last_synced = writes().rfind(|(at, data)| *at < synced && i < data.len());
             let floor = last_synced.map_or(0, |(at, _)| at);
             let byte = found.get(place(thread, page) + i).copied();
             let right = match (byte, last_synced) {
