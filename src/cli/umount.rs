@@ -44,13 +44,16 @@ pub fn run(args: &Args) -> Result<()> {
     let lock = File::open(private.join("lock"));
     let marker = File::open(private.join("epoch"));
     take_away(&point, args.lazy)?;
-    if args.lazy || mounted.read_only {
+    // Without a right to look, the mount's process still does all this; one only cannot see it.
+    let (false, Ok(lock), Ok(_)) = (args.lazy, lock, marker) else { return Ok(()) };
+    // Those who only read share the lock, also with this process: then others may go on holding it.
+    let shared =
+        mounted.read_only && mounts::all().is_ok_and(|all| all.iter().any(|m| m.source == mounted.source));
+    if shared {
         return Ok(());
     }
-    // Without a right to look, the mount's process still does all this; one only cannot see it.
-    let (Ok(lock), Ok(_)) = (lock, marker) else { return Ok(()) };
-    wait_for_end(&lock, &mounted.source)?;
-    if is_clean(&private.join("epoch")) {
+    wait_for_end(&lock, mounted.read_only, &mounted.source)?;
+    if mounted.read_only || is_clean(&private.join("epoch")) {
         Ok(())
     } else {
         Err(CliError::Failed(format!(
@@ -113,10 +116,15 @@ fn busy(point: &Path) -> CliError {
 }
 
 /// The mount's process holds the volume's lock until it has closed it.
-fn wait_for_end(lock: &File, volume: &Path) -> Result<()> {
+fn wait_for_end(lock: &File, read_only: bool, volume: &Path) -> Result<()> {
     let begun = Instant::now();
+    let operation = if read_only {
+        FlockOperation::NonBlockingLockExclusive
+    } else {
+        FlockOperation::NonBlockingLockShared
+    };
     loop {
-        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockShared) {
+        match rustix::fs::flock(lock, operation) {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) if begun.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(5));

@@ -7,6 +7,8 @@ mod mount_bad_input;
 mod mount_files;
 mod mount_fsx;
 mod mount_life;
+mod mount_options;
+mod mount_pjdfs;
 mod mount_posix;
 mod mount_programs;
 mod mounted;
