@@ -91,8 +91,20 @@ impl Content {
         page: &Page,
         epoch: u64,
     ) -> Result<Self> {
-        header.verify(page, &keys)?;
         let stat_len = file.len().attempt("asking for a file's length")?;
+        Self::open_of_length(file, stat_len, keys, header, page, epoch)
+    }
+
+    /// The same, where the length of the backing file is known.
+    pub fn open_of_length(
+        file: Arc<dyn BackingFile>,
+        stat_len: u64,
+        keys: Arc<FileKeys>,
+        header: Header,
+        page: &Page,
+        epoch: u64,
+    ) -> Result<Self> {
+        header.verify(page, &keys)?;
         if size_of_stat(stat_len) != Some(header.size) {
             let size = header.size;
             return Err(VolumeError::damaged(format!(
@@ -548,16 +560,15 @@ impl Content {
     pub fn finalise(&self) -> Result<()> {
         let _guard = self.locks.exclusive(ALL);
         let mut state = self.state.lock();
-        let mut header = state.header.clone();
-        header.size = state.size;
-        if !state.gaps.is_empty() {
-            header.flags |= SPARSE;
-        }
-        let changed = state.on_disk.as_ref() != Some(&header);
         let due = stat_size(state.size);
-        if !changed && state.stat_len == due {
+        let sparse = if state.gaps.is_empty() { 0 } else { SPARSE };
+        let right = |header: &Header| header.size == state.size && header.flags & sparse == sparse;
+        if state.stat_len == due && right(&state.header) && state.on_disk.as_ref() == Some(&state.header) {
             return Ok(());
         }
+        let mut header = state.header.clone();
+        header.size = state.size;
+        header.flags |= sparse;
         // A header may reach the disk before the rest: without a trace of the change it excuses the file.
         if state.traced || state.header.size != state.size {
             header.epoch = self.epoch;

@@ -113,8 +113,8 @@ impl Core {
         }
     }
 
-    /// The backing file of a node, and whether it can be written to.
-    fn open_backing(&self, node: &Node, write: bool) -> Result<(Arc<dyn BackingFile>, bool)> {
+    /// The backing file of a node, its attributes, and whether it can be written to.
+    fn open_backing(&self, node: &Node, write: bool) -> Result<(Arc<dyn BackingFile>, Stat, bool)> {
         self.at_link(node, |directory, link| {
             let wish = write || !self.options.read_only;
             let opened = match directory.dir.open_file(&link.entry, wish) {
@@ -126,14 +126,13 @@ impl Core {
             };
             let (file, writable) = opened.on_entry("opening a file")?;
             let stat = file.stat().attempt("asking for a file's attributes")?;
-            if stat.ino == node.ino { Ok((file, writable)) } else { Err(VolumeError::Stale) }
+            if stat.ino == node.ino { Ok((file, stat, writable)) } else { Err(VolumeError::Stale) }
         })
     }
 
     /// Opens the content of a node that is not open; its `opening` is held.
     fn open_content(&self, caller: Caller, node: &Node, write: bool) -> Result<Arc<File>> {
-        let (file, writable) = self.open_backing(node, write)?;
-        let stat = file.stat().attempt("asking for a file's attributes")?;
+        let (file, stat, writable) = self.open_backing(node, write)?;
         let (page, header) = read_header(&*file).inspect_err(|e| self.tell_damage(None, e))?;
         let file_id = header.as_ref().map(|h| hex::encode(h.file_id));
         let content = match header {
@@ -154,7 +153,7 @@ impl Core {
     ) -> Result<Content> {
         let keys = self.keys_for(caller, &header)?;
         if !self.is_excused(&header, stat.ctime) {
-            return Content::open(file, keys, header, page, self.epoch_number);
+            return Content::open_of_length(file, stat.size, keys, header, page, self.epoch_number);
         }
         if !writable {
             let size = mend::examine(&*file, &header)?.size;
