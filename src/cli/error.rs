@@ -75,7 +75,7 @@ pub enum CliError {
     #[error("{0}")]
     Home(String),
     /// The volume cannot be opened.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", volume_text(.source))]
     Volume {
         /// Its directory.
         path: String,
@@ -125,6 +125,18 @@ impl CliError {
     }
 }
 
+/// A volume's error; a refusal of the key service with its name and what to do.
+fn volume_text(error: &VolumeError) -> String {
+    let VolumeError::Key(refused) = error else { return error.to_string() };
+    let advice = match refused.kind {
+        KmsErrorKind::NotFound => {
+            "; the home that made the volume has its KMS key: name it with --home or KMSFS_HOME"
+        }
+        kind => advice(kind),
+    };
+    format!("{}: {}{advice}", refused.kind.name(), refused.message)
+}
+
 /// What to do next, where the key service's own words do not say it.
 fn advice(kind: KmsErrorKind) -> &'static str {
     match kind {
@@ -136,8 +148,10 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         KmsErrorKind::InvalidCiphertext => "; give the same --context as when it was made",
         KmsErrorKind::AlreadyExists => "; `kmsfs alias list` shows it",
         KmsErrorKind::DependencyTimeout => "; try again",
-        KmsErrorKind::AccessDenied
-        | KmsErrorKind::IncorrectKey
+        KmsErrorKind::AccessDenied => {
+            "; `kmsfs key policy` shows who may (a service-managed key allows only its service to use it)"
+        }
+        KmsErrorKind::IncorrectKey
         | KmsErrorKind::InvalidAliasName
         | KmsErrorKind::InvalidArn
         | KmsErrorKind::InvalidKeyUsage
