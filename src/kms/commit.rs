@@ -22,8 +22,8 @@ struct Queue {
 }
 
 struct Entry {
-    event: Vec<u8>,
-    /// The generation that the event's decision was made at.
+    events: Vec<Vec<u8>>,
+    /// The generation that the events' decisions were made at.
     decided_at: Option<u64>,
     turn: Mutex<Turn>,
     wake: Condvar,
@@ -44,16 +44,16 @@ impl Entry {
 }
 
 impl Commits {
-    /// Writes an event; in the operating system when this returns. False, and nothing written, if the
-    /// decision was made at another generation.
+    /// Writes events; in the operating system when this returns. False, and nothing written, if the decisions
+    /// were made at another generation.
     pub fn submit(
         &self,
         store: &dyn Store,
-        event: Vec<u8>,
+        events: Vec<Vec<u8>>,
         decided_at: Option<u64>,
     ) -> Result<bool, KmsError> {
         let entry =
-            Arc::new(Entry { event, decided_at, turn: Mutex::new(Turn::Waits), wake: Condvar::new() });
+            Arc::new(Entry { events, decided_at, turn: Mutex::new(Turn::Waits), wake: Condvar::new() });
         let led = {
             let mut queue = self.0.lock();
             queue.waiting.push(entry.clone());
@@ -99,7 +99,9 @@ fn write(store: &dyn Store, batch: &[Arc<Entry>]) -> Result<Vec<bool>, KmsError>
     for entry in batch {
         let holds = entry.decided_at.is_none_or(|g| g == generation);
         if holds {
-            head = audit::append_after(&mut *tx, &head, &entry.event)?;
+            for event in &entry.events {
+                head = audit::append_after(&mut *tx, &head, event)?;
+            }
         }
         good.push(holds);
     }

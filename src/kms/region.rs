@@ -242,10 +242,10 @@ impl Core {
         if rows::generation(&*tx)? == generation { Ok(tx) } else { Err(Fault::Moved) }
     }
 
-    /// Records an event; in the operating system when it returns. False, and not recorded, if the store's
+    /// Records events; in the operating system when it returns. False, and not recorded, if the store's
     /// generation is not `decided_at`.
-    pub fn commit(&self, event: Vec<u8>, decided_at: Option<u64>) -> Result<bool, KmsError> {
-        let done = self.commits.submit(&self.store, event, decided_at);
+    pub fn commit(&self, events: Vec<Vec<u8>>, decided_at: Option<u64>) -> Result<bool, KmsError> {
+        let done = self.commits.submit(&self.store, events, decided_at);
         self.has_grown();
         done
     }

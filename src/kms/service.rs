@@ -63,6 +63,15 @@ pub trait KeyService: Send + Sync {
     /// GenerateDataKey of 32 bytes.
     fn generate_data_key(&self, key_id: &str, context: &EncryptionContext) -> Result<DataKey, KmsError>;
 
+    /// GenerateDataKey, once for each context. A service may record the calls together, each with its event.
+    fn generate_data_keys(
+        &self,
+        key_id: &str,
+        contexts: &[EncryptionContext],
+    ) -> Result<Vec<DataKey>, KmsError> {
+        contexts.iter().map(|context| self.generate_data_key(key_id, context)).collect()
+    }
+
     /// Encrypt, 1 to 4096 bytes.
     fn encrypt(
         &self,

@@ -146,6 +146,36 @@ impl Session {
         let message = "keys are being changed faster than the request can be decided; try again";
         Err(KmsError::new(KmsErrorKind::DependencyTimeout, message))
     }
+
+    /// The entry for requests of one kind that are decided out of memory, recorded in one transaction, each with
+    /// its own event. None, and nothing recorded, if one of them is not plainly allowed: they go one by one then.
+    fn enter_together<O: Operation>(&self, requests: &[O]) -> Result<Option<Vec<O::Response>>, KmsError> {
+        let Ok(generation) = self.region.cached_generation() else { return Ok(None) };
+        let (mut answers, mut events) = (Vec::with_capacity(requests.len()), Vec::new());
+        for request in requests {
+            let entry = Entry::new(self, Some(SERVICE), O::ROW)?;
+            if request.check().is_err() {
+                return Ok(None);
+            }
+            let (Ok(answer), made) = entry.run(request, generation, Tx::Memory) else { return Ok(None) };
+            events.push(entry.event(made.now).json(Some(request.parameters()), made.notes, None)?);
+            answers.push(answer);
+        }
+        Ok(self.region.commit(events, Some(generation))?.then_some(answers))
+    }
+}
+
+fn data_key_request(key_id: &str, context: &EncryptionContext) -> GenerateDataKeyRequest {
+    GenerateDataKeyRequest {
+        key_id: key_id.to_owned(),
+        encryption_context: context.clone(),
+        key_spec: Some("AES_256".to_owned()),
+        ..GenerateDataKeyRequest::default()
+    }
+}
+
+fn data_key(answer: <GenerateDataKeyRequest as Operation>::Response) -> DataKey {
+    DataKey { key_arn: answer.key_id, ciphertext: answer.ciphertext_blob, plaintext: answer.plaintext }
 }
 
 /// What came of one attempt.
@@ -253,7 +283,7 @@ impl<'a> Entry<'a> {
         let error = answer.as_ref().err().map(|(error, reason)| (error.kind, reason.clone()));
         let event = self.event(made.now).json(Some(request.parameters()), made.notes, error)?;
         // What is not recorded is not answered: an early return here zeroizes the result.
-        if self.session.region.commit(event, decided_at)? {
+        if self.session.region.commit(vec![event], decided_at)? {
             Ok(Attempt::Done(answer.map_err(|(error, _)| error)))
         } else {
             Ok(Attempt::Moved)
@@ -295,7 +325,7 @@ impl<'a> Entry<'a> {
     ) -> Result<KmsError, KmsError> {
         let now = self.session.region.clock.now();
         let event = self.event(now).json(parameters, notes, Some((error.kind, error.message.clone())))?;
-        self.session.region.commit(event, decided_at)?;
+        self.session.region.commit(vec![event], decided_at)?;
         Ok(error)
     }
 }
@@ -309,17 +339,19 @@ struct Made {
 
 impl KeyService for Session {
     fn generate_data_key(&self, key_id: &str, context: &EncryptionContext) -> Result<DataKey, KmsError> {
-        let answer = self.enter(
-            Some(SERVICE),
-            &GenerateDataKeyRequest {
-                key_id: key_id.to_owned(),
-                encryption_context: context.clone(),
-                key_spec: Some("AES_256".to_owned()),
-                ..GenerateDataKeyRequest::default()
-            },
-        )?;
-        let plaintext = answer.plaintext.clone();
-        Ok(DataKey { key_arn: answer.key_id.clone(), ciphertext: answer.ciphertext_blob.clone(), plaintext })
+        Ok(data_key(self.enter(Some(SERVICE), &data_key_request(key_id, context))?))
+    }
+
+    fn generate_data_keys(
+        &self,
+        key_id: &str,
+        contexts: &[EncryptionContext],
+    ) -> Result<Vec<DataKey>, KmsError> {
+        let requests: Vec<_> = contexts.iter().map(|context| data_key_request(key_id, context)).collect();
+        if let Some(answers) = self.enter_together(&requests)? {
+            return Ok(answers.into_iter().map(data_key).collect());
+        }
+        contexts.iter().map(|context| self.generate_data_key(key_id, context)).collect()
     }
 
     fn encrypt(

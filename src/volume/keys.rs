@@ -210,7 +210,23 @@ impl FreshKey {
     /// Asks the key service for one.
     pub fn generate(keys: &dyn KeyService, key_id: &str, volume: &VolumeId) -> Result<Self> {
         let file_id: FileId = random()?;
-        let made = keys.generate_data_key(key_id, &file_context(volume, &file_id))?;
+        Self::new(file_id, keys.generate_data_key(key_id, &file_context(volume, &file_id))?)
+    }
+
+    /// Asks the key service for some.
+    fn generate_some(
+        keys: &dyn KeyService,
+        key_id: &str,
+        volume: &VolumeId,
+        count: usize,
+    ) -> Result<Vec<Self>> {
+        let ids = (0..count).map(|_| random()).collect::<std::result::Result<Vec<FileId>, _>>()?;
+        let contexts: Vec<_> = ids.iter().map(|id| file_context(volume, id)).collect();
+        let made = keys.generate_data_keys(key_id, &contexts)?;
+        ids.into_iter().zip(made).map(|(id, made)| Self::new(id, made)).collect()
+    }
+
+    fn new(file_id: FileId, made: crate::kms::DataKey) -> Result<Self> {
         let data = DataKey(Secret::from_slice(made.plaintext.expose())?);
         Ok(Self { file_id, data, wrapped: WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext } })
     }
@@ -226,6 +242,9 @@ pub struct Pool {
     state: Mutex<PoolState>,
     wake: Condvar,
 }
+
+/// Keys that are asked for together.
+const AT_ONCE: usize = 32;
 
 struct PoolState {
     ready: VecDeque<FreshKey>,
@@ -284,12 +303,12 @@ impl Pool {
                 self.wake.wait(&mut state);
                 continue;
             }
-            let drains = state.drains;
+            let (drains, lacking) = (state.drains, state.target - state.ready.len());
             drop(state);
-            let made = FreshKey::generate(keys, &self.key_id, &self.volume);
+            let made = FreshKey::generate_some(keys, &self.key_id, &self.volume, lacking.min(AT_ONCE));
             state = self.state.lock();
             match made {
-                Ok(key) if state.drains == drains => state.ready.push_back(key),
+                Ok(made) if state.drains == drains => state.ready.extend(made),
                 Ok(_) => {}
                 // Whoever creates a file next asks for itself and is told why.
                 Err(_) => state.active = false,
