@@ -270,8 +270,9 @@ impl Trees<'_> {
         let replaced = |i: &usize| {
             let (before, after) = (self.trees[*i], self.trees[i + 1]);
             matches!(self.ops[*i], Op::Rename(_, _, RenameMode::Replace))
-                && parents(before, id) != parents(after, id)
-                && parents(after, id).iter().any(|(dir, name)| before.lookup(*dir, name).is_ok())
+                && parents(after, id)
+                    .iter()
+                    .any(|(dir, name)| before.lookup(*dir, name).is_ok_and(|there| there != id))
         };
         let Some(at) = (0..at).rev().find(replaced) else { return content };
         let then = self.trees[at].nodes.get(&id).filter(|n| n.open == 0).and_then(|n| n.content());
