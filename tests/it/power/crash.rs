@@ -135,7 +135,8 @@ impl Trial {
             before = Some(dump(&volume, ROOT, None).map_err(|e| format!("read-only: {e}"))?);
             volume.close().map_err(|e| format!("closing a read-only one: {e:?}"))?;
         }
-        let volume = open(options())?;
+        // Mended in the background, beside whoever reads, or when it is asked for, or not at all.
+        let volume = open(VolumeOptions { mend_in_background: dice.percent(20), ..options() })?;
         if dice.percent(60) {
             let found = dump(&volume, ROOT, None).map_err(|e| format!("before mending: {e}"))?;
             if before.is_some_and(|before| before != found) {
