@@ -40,19 +40,31 @@ fn classify_xattr(name: &[u8]) -> Result<XattrClass> {
     }
 }
 
+/// Where an object that is not open is. To be made before it is asked for its attributes.
+pub(super) struct Place<'a> {
+    pub directory: &'a Directory,
+    pub entry: &'a [u8],
+    /// Files were still to be mended.
+    pub mending: bool,
+}
+
 impl Core {
+    pub(super) fn place<'a>(&self, directory: &'a Directory, entry: &'a [u8]) -> Place<'a> {
+        Place { directory, entry, mending: self.needs_mending() }
+    }
+
     /// A backing object's attributes as they are seen; `place` is where it is, if it is not open.
-    pub(super) fn attr(&self, node: &Node, stat: Stat, place: Option<(&Directory, &[u8])>) -> Result<Attr> {
+    pub(super) fn attr(&self, node: &Node, stat: Stat, place: Option<Place>) -> Result<Attr> {
         let mut stat = Stat { ino: node.id, ..stat };
         match (stat.kind, place) {
             (Kind::File, place) => {
                 stat.size = match (node.file(), place) {
                     (Some(file), _) => file.content.size(),
-                    (None, Some((directory, entry))) => self.closed_size(&*directory.dir, entry, &stat),
+                    (None, Some(place)) => self.closed_size(&place, &stat),
                     (None, None) => 0,
                 }
             }
-            (Kind::Symlink, Some((directory, entry))) => {
+            (Kind::Symlink, Some(Place { directory, entry, .. })) => {
                 stat.size = match names::target_len(stat.size) {
                     Some(len) => len,
                     // What cannot be read has no length; reading it is what fails.
@@ -80,11 +92,12 @@ impl Core {
             return self.attr(&node, stat, None);
         }
         self.at_link(&node, |directory, link| {
+            let place = self.place(directory, &link.entry);
             let stat = directory.dir.stat_at(&link.entry).on_entry("asking for attributes")?;
             if stat.ino != node.ino {
                 return Err(VolumeError::Stale);
             }
-            self.attr(&node, stat, Some((directory, &link.entry)))
+            self.attr(&node, stat, Some(place))
         })
     }
 

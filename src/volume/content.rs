@@ -530,16 +530,22 @@ impl Content {
         Ok(())
     }
 
+    /// The header as a crash must find it: it is there, and tells of holes if there are any. mtime is kept.
+    pub fn settle_header(&self) -> Result<()> {
+        self.ensure_header()?;
+        if self.needs_sparse_flag() {
+            let _guard = self.locks.exclusive(0..1);
+            let mut state = self.state.lock();
+            state.header.flags |= SPARSE;
+            self.keeping_mtime(|| self.put_header(&mut state))?;
+        }
+        Ok(())
+    }
+
     /// fdatasync, or fsync: what was written is durable when this returns.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        self.ensure_header()?;
         loop {
-            if self.needs_sparse_flag() {
-                let _guard = self.locks.exclusive(0..1);
-                let mut state = self.state.lock();
-                state.header.flags |= SPARSE;
-                self.keeping_mtime(|| self.put_header(&mut state))?;
-            }
+            self.settle_header()?;
             // Held across the sync: no page changes while it is written.
             let _guard = self.locks.shared(ALL);
             if self.needs_sparse_flag() {

@@ -56,7 +56,7 @@ pub struct Core {
     withdrawn: AtomicBool,
     pub(super) stop: AtomicBool,
     lock: Mutex<Option<Box<dyn Send + Sync>>>,
-    closed: AtomicBool,
+    closed: Mutex<bool>,
 }
 
 /// One open of a file.
@@ -147,7 +147,7 @@ impl Volume {
             withdrawn: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
-            closed: AtomicBool::new(false),
+            closed: Mutex::new(false),
         });
         if !core.options.read_only {
             core.record(
@@ -197,9 +197,11 @@ impl Volume {
         }
     }
 
-    /// Clean unmount: finalises all, syncs the filesystem, marks the epoch clean. Idempotent.
+    /// Clean unmount: finalises all, syncs the filesystem, marks the epoch clean. Once it is done, nothing more
+    /// happens; after an error it may be tried again.
     pub fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) {
+        let mut closed = self.closed.lock();
+        if *closed {
             return Ok(());
         }
         self.stop_threads();
@@ -219,6 +221,7 @@ impl Volume {
             )?;
         }
         *self.lock.lock() = None;
+        *closed = true;
         Ok(())
     }
 }

@@ -79,6 +79,11 @@ impl Epoch {
         self.unclean.iter().any(|u| !u.mended && ctime >= u.start)
     }
 
+    /// True if a file of this ctime may have been cut, mended since or not.
+    pub fn may_have_touched(&self, ctime: Time) -> bool {
+        self.unclean.iter().any(|u| ctime >= u.start)
+    }
+
     /// True if a header was finalised in an unclean epoch.
     pub fn excuses_header(&self, header: &Header) -> bool {
         self.unclean.iter().any(|u| u.number == header.epoch)

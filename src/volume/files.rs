@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::attrs::Place;
 use super::content::Content;
 use super::core::{Core, OpenHandle};
 use super::disk::{BackingFile, Change, Dir, Stat, Time};
@@ -95,10 +96,15 @@ impl Core {
 
     /// Plaintext bytes of a file that is not open, as stat tells them. What is damaged has its size guessed:
     /// opening it is what fails.
-    pub(super) fn closed_size(&self, dir: &dyn Dir, entry: &[u8], stat: &Stat) -> u64 {
+    pub(super) fn closed_size(&self, place: &Place, stat: &Stat) -> u64 {
+        // Mending may have gone on since: the length may be of before, though all is mended now.
+        let doubtful = place.mending && self.epoch.lock().may_have_touched(stat.ctime);
         match size_of_stat(stat.size) {
-            Some(size) if !self.epoch.lock().excuses_time(stat.ctime) => size,
-            said => self.examined_size(dir, entry, stat).or(said).unwrap_or(whole_blocks(stat.size) * BLOCK),
+            Some(size) if !doubtful => size,
+            said => {
+                let examined = self.examined_size(&*place.directory.dir, place.entry, stat);
+                examined.or(said).unwrap_or(whole_blocks(stat.size) * BLOCK)
+            }
         }
     }
 

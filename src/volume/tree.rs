@@ -62,9 +62,10 @@ impl Core {
 
     /// Counts a lookup of what is at `link`.
     pub(super) fn enter(&self, directory: &Directory, link: Link) -> Result<Attr> {
+        let place = self.place(directory, &link.entry);
         let stat = directory.dir.stat_at(&link.entry).on_entry(STAT)?;
         let node = self.nodes.remember(&stat, &link)?;
-        let attr = self.attr(&node, stat, Some((directory, &link.entry)));
+        let attr = self.attr(&node, stat, Some(place));
         if attr.is_err() {
             self.nodes.forget(node.id, 1);
         }
@@ -412,7 +413,7 @@ impl Core {
         }
         let open = self.nodes.get(self.nodes.id_of(moving.ino)).ok().and_then(|node| node.file());
         if let Some(file) = open.as_ref().filter(|f| f.is_writable()) {
-            file.content.ensure_header()?;
+            file.content.settle_header()?;
         }
         if from.dir.flushes_on_rename() {
             return Ok(());
@@ -461,6 +462,13 @@ fn fill_directory(directory: &Directory, temporary: &[u8], perm: u32) -> io::Res
         directory
             .dir
             .change(Some(temporary), &Change { perm: Some(perm | inherited), ..Change::default() })?;
+        if !made.orders_metadata() {
+            match made.sync() {
+                // Its own maker may not open it any more; the mode then comes with the next commit.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced?,
+            }
+        }
     }
     Ok(())
 }
