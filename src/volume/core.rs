@@ -42,6 +42,8 @@ pub struct Core {
     /// Number and list change only by mending; its number never.
     pub(super) epoch: Mutex<Epoch>,
     pub(super) epoch_number: u64,
+    /// Held while files are mended.
+    pub(super) mending: Mutex<()>,
     pub(super) nodes: Nodes,
     pub(super) leases: Leases,
     pub(super) pool: Arc<Pool>,
@@ -137,6 +139,7 @@ impl Volume {
             descriptor,
             epoch_number: epoch.number,
             epoch: Mutex::new(epoch),
+            mending: Mutex::new(()),
             nodes,
             pool,
             files: RwLock::default(),

@@ -46,6 +46,7 @@ impl Core {
     /// background; returns when it is done. An error if a file could not be mended: the next mount tries again.
     pub fn mend(&self) -> Result<()> {
         self.writable()?;
+        let _alone = self.mending.lock();
         if !self.needs_mending() {
             return Ok(());
         }
