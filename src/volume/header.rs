@@ -120,7 +120,7 @@ impl Header {
             keys.push(WrappedKey { key_arn: key_arn.to_owned(), ciphertext: blob.to_vec() });
             rest = after;
         }
-        if rest.iter().any(|&b| b != 0) {
+        if !is_zero(rest) {
             return Err(bad("has bytes behind its keys"));
         }
         Ok(Self {
