@@ -7,7 +7,8 @@ use super::global::Global;
 use super::{output, service};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DescribeKeyRequest, DisableKeyRequest,
-    EnableKeyRequest, GetKeyPolicyRequest, KeyMetadata, ListKeyRotationsRequest, ListKeysRequest,
+    DisableKeyRotationRequest, EnableKeyRequest, EnableKeyRotationRequest, GetKeyPolicyRequest,
+    GetKeyRotationStatusRequest, KeyMetadata, ListKeyRotationsRequest, ListKeysRequest,
     RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, Tag,
 };
 use crate::kms::{KeyState, Session};
@@ -33,6 +34,8 @@ enum Verb {
     Disable(Named),
     /// Gives a key new material; old ciphertexts stay readable (RotateKeyOnDemand)
     Rotate(Named),
+    /// Shows or sets a key's rotation by schedule
+    Rotation(Rotation),
     /// Lists a key's materials (ListKeyRotations)
     Rotations(Rotations),
     /// Deletes a key when a waiting period is over; what is under it is then lost (ScheduleKeyDeletion)
@@ -81,6 +84,24 @@ struct Page {
 }
 
 #[derive(Debug, clap::Args)]
+struct Rotation {
+    #[command(flatten)]
+    named: Named,
+    /// Rotate by schedule (EnableKeyRotation)
+    #[arg(long, conflicts_with_all = ["disable", "status"])]
+    enable: bool,
+    /// Days from one rotation to the next: 90 to 2560; 365 unless given
+    #[arg(long, visible_alias = "period", value_name = "DAYS", requires = "enable")]
+    rotation_period_in_days: Option<i64>,
+    /// Rotate by schedule no more (DisableKeyRotation)
+    #[arg(long, conflicts_with = "status")]
+    disable: bool,
+    /// Show the schedule, as without an option (GetKeyRotationStatus)
+    #[arg(long)]
+    status: bool,
+}
+
+#[derive(Debug, clap::Args)]
 struct Rotations {
     #[command(flatten)]
     named: Named,
@@ -113,6 +134,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
             done(args.json, &format!("{key} is disabled"))
         }
         Verb::Rotate(args) => rotate(&session, args),
+        Verb::Rotation(args) => rotation(&session, args),
         Verb::Rotations(args) => rotations(&session, &args.named),
         Verb::ScheduleDeletion(args) => schedule(&session, args),
         Verb::CancelDeletion(args) => {
@@ -215,6 +237,32 @@ fn rotate(session: &Session, args: &Named) -> Result<()> {
     let request = DescribeKeyRequest { key_id: answer.key_id.clone(), ..DescribeKeyRequest::default() };
     let material = session.call(request)?.key_metadata.current_key_material_id;
     output::facts(&[("rotated", answer.key_id), ("key material", material)])
+}
+
+fn rotation(session: &Session, args: &Rotation) -> Result<()> {
+    let key_id = service::resolve(session, &args.named.key)?;
+    if args.enable {
+        let rotation_period_in_days = args.rotation_period_in_days;
+        session.call(EnableKeyRotationRequest { key_id: key_id.clone(), rotation_period_in_days })?;
+    } else if args.disable {
+        session.call(DisableKeyRotationRequest { key_id: key_id.clone() })?;
+    }
+    if args.named.json && (args.enable || args.disable) {
+        return Ok(());
+    }
+    let answer = session.call(GetKeyRotationStatusRequest { key_id: key_id.clone() })?;
+    if args.named.json {
+        return output::json(&answer);
+    }
+    let mut facts = vec![("key", key_id)];
+    match (answer.rotation_period_in_days, answer.next_rotation_date) {
+        (Some(days), Some(next)) => {
+            facts.push(("rotates", format!("every {days} days")));
+            facts.push(("next", time(next)));
+        }
+        _ => facts.push(("rotates", "on demand only".to_owned())),
+    }
+    output::facts(&facts)
 }
 
 fn rotations(session: &Session, args: &Named) -> Result<()> {

@@ -63,6 +63,8 @@ pub struct Parameters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending_window_in_days: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation_period_in_days: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub include_key_material: Option<&'a str>,

@@ -2,7 +2,8 @@
 
 use super::cache::Key;
 use super::region::Core;
-use super::rows::{self, AliasRow, KeyRow, Manager, Rotation};
+use super::rows::{self, AliasRow, KeyRow, Manager, Rotation, ScheduleRow};
+use super::schedule::USUAL_PERIOD;
 use super::state::State;
 use super::{KmsError, KmsErrorKind, events};
 use crate::audit;
@@ -44,6 +45,7 @@ pub fn ensure(region: &Core, account: &AccountId, name: &str) -> Result<String, 
     };
     rows::put_key(&mut *tx, &id, &row)?;
     rows::put_material(&mut *tx, &id, 0, &rows::make_material(&region.root, &arn, now, Rotation::First)?)?;
+    rows::set_schedule(&mut *tx, &id, Some(&ScheduleRow::from(now, USUAL_PERIOD)), true)?;
     let alias_row = AliasRow { key: (id.multi_region, id.bytes), created: now, updated: now };
     rows::put_alias(&mut *tx, account, &alias, &alias_row, None)?;
     if let Some(key) = Key::load(&*tx, &region.region, &id)? {

@@ -17,6 +17,7 @@ mod ops;
 mod region;
 pub mod root;
 mod rows;
+mod schedule;
 mod service;
 mod session;
 mod state;

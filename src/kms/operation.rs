@@ -10,8 +10,9 @@ use super::events::Parameters;
 use super::session::Session;
 use super::wire::{
     CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest,
-    DescribeKeyRequest, DisableKeyRequest, EnableKeyRequest, EncryptRequest, GenerateDataKeyRequest,
-    GenerateDataKeyWithoutPlaintextRequest, GetKeyPolicyRequest, ListAliasesRequest, ListKeyRotationsRequest,
+    DescribeKeyRequest, DisableKeyRequest, DisableKeyRotationRequest, EnableKeyRequest,
+    EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyRequest, GenerateDataKeyWithoutPlaintextRequest,
+    GetKeyPolicyRequest, GetKeyRotationStatusRequest, ListAliasesRequest, ListKeyRotationsRequest,
     ListKeysRequest, ReEncryptRequest, RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest,
     UpdateAliasRequest,
 };
@@ -109,6 +110,9 @@ operations! {
     ReEncryptRequest, "ReEncrypt", Crypto, read_only true;
     GenerateDataKeyRequest, "GenerateDataKey", Crypto, read_only true;
     GenerateDataKeyWithoutPlaintextRequest, "GenerateDataKeyWithoutPlaintext", Crypto, read_only true;
+    EnableKeyRotationRequest, "EnableKeyRotation", Change, read_only false;
+    DisableKeyRotationRequest, "DisableKeyRotation", Change, read_only false;
+    GetKeyRotationStatusRequest, "GetKeyRotationStatus", Read, read_only true;
     RotateKeyOnDemandRequest, "RotateKeyOnDemand", Change, read_only false;
     ListKeyRotationsRequest, "ListKeyRotations", Read, read_only true;
     ScheduleKeyDeletionRequest, "ScheduleKeyDeletion", Change, read_only false;

@@ -18,7 +18,7 @@ use super::commit::Commits;
 use super::generation::GenerationFile;
 use super::home::HomeError;
 use super::root::RootKey;
-use super::{KmsError, KmsErrorKind, events, rows};
+use super::{KmsError, KmsErrorKind, events, rows, schedule};
 use crate::audit::{self, AuditError, HeadKey};
 use crate::iam::{AccountId, AliasName, KeyId, Region};
 use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
@@ -293,11 +293,12 @@ impl Core {
         Ok(())
     }
 
-    /// Does what is due: keys whose waiting period is over, material to be purged, a generation that a crash
-    /// parted.
+    /// Does what is due: keys whose waiting period is over, material to be purged, keys that rotate by schedule,
+    /// a generation that a crash parted.
     pub fn tick(&self) {
         self.report("the generation", self.reconcile().map_err(KmsError::from));
         self.report("deleting keys that are due", self.expire());
+        self.report("rotating keys that are due", schedule::rotate_due(self));
         self.report("looking at the generation", self.forget_stale());
     }
 

@@ -5,6 +5,8 @@
 //! - `material`: key | number 4 -> MaterialRow, oldest first; deleted with its key
 //! - `aliases`: account 12 | name -> AliasRow; `key-aliases`: key | name -> nothing
 //! - `due`: time 8 | key -> nothing: keys to be deleted
+//! - `rotation`: key -> ScheduleRow, of keys that rotate by schedule; `rotation-due`: time 8 | key -> nothing, of
+//!   those whose state lets them
 //! - `region`: `generation` -> 8; `root` -> a known text under the root key; `purge` -> nothing, while deleted
 //!   material may still be in the log of the store
 //!
@@ -30,6 +32,8 @@ const MATERIAL: &str = "material";
 const ALIASES: &str = "aliases";
 const KEY_ALIASES: &str = "key-aliases";
 const DUE: &str = "due";
+const ROTATION: &str = "rotation";
+const ROTATION_DUE: &str = "rotation-due";
 const REGION: &str = "region";
 const ROW_VERSION: u8 = 1;
 const SALT: usize = 16;
@@ -79,6 +83,15 @@ pub struct KeyRow {
     pub current: u32,
     /// Rotations on demand so far.
     pub on_demand: u32,
+}
+
+/// When a key rotates by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleRow {
+    /// Days from one rotation to the next.
+    pub period: u32,
+    /// The next one, in milliseconds since 1970.
+    pub next: i64,
 }
 
 /// Material of a key, one version, under the root key.
@@ -290,12 +303,48 @@ pub fn delete_due(tx: &mut dyn WriteTx, due: i64, id: &KeyId) -> Result<(), KmsE
 
 /// The first key that is to be deleted by `now`.
 pub fn first_due(tx: &dyn ReadTx, now: i64) -> Result<Option<KeyId>, KmsError> {
+    first_of(tx, DUE, now)
+}
+
+/// The first key that is to rotate by `now`.
+pub fn first_rotation_due(tx: &dyn ReadTx, now: i64) -> Result<Option<KeyId>, KmsError> {
+    first_of(tx, ROTATION_DUE, now)
+}
+
+/// When a key rotates, if it does so by schedule.
+pub fn schedule(tx: &dyn ReadTx, id: &KeyId) -> Result<Option<ScheduleRow>, KmsError> {
+    tx.get(ROTATION, &packed(id))?.map(|row| decode("a rotation's schedule", &row)).transpose()
+}
+
+/// Sets or takes away a key's schedule; it counts only while the key is `enabled`.
+pub fn set_schedule(
+    tx: &mut dyn WriteTx,
+    id: &KeyId,
+    row: Option<&ScheduleRow>,
+    enabled: bool,
+) -> Result<(), KmsError> {
+    if let Some(before) = schedule(tx, id)? {
+        tx.delete(ROTATION_DUE, &due_key(before.next, id))?;
+    }
+    match row {
+        Some(row) => {
+            tx.put(ROTATION, &packed(id), &encode(row)?)?;
+            if enabled {
+                tx.put(ROTATION_DUE, &due_key(row.next, id), b"")?;
+            }
+        }
+        None => drop(tx.delete(ROTATION, &packed(id))?),
+    }
+    Ok(())
+}
+
+fn first_of(tx: &dyn ReadTx, collection: &str, now: i64) -> Result<Option<KeyId>, KmsError> {
     let to = u64::try_from(now).unwrap_or(0).saturating_add(1).to_be_bytes();
-    let rows = tx.range(DUE, Bound::Unbounded, Bound::Excluded(&to), false, 1)?;
+    let rows = tx.range(collection, Bound::Unbounded, Bound::Excluded(&to), false, 1)?;
     rows.first().map(|(key, _)| unpacked(&key[8..]).ok_or_else(|| damaged("a due time"))).transpose()
 }
 
-/// Removes a key with its material, aliases and due time; the store then has something to purge.
+/// Removes a key with its material, aliases, schedule and due time; the store then has something to purge.
 pub fn delete_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), KmsError> {
     let account: AccountId = row.account.parse().map_err(|_| damaged("a key's account"))?;
     for (at, sealed) in under(tx, MATERIAL, &packed(id), None, usize::MAX)? {
@@ -309,6 +358,7 @@ pub fn delete_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), 
     if let State::PendingDeletion { due } = row.state {
         delete_due(tx, due, id)?;
     }
+    set_schedule(tx, id, None, false)?;
     tx.delete(ACCOUNT_KEYS, &[row.account.as_bytes(), &packed(id)].concat())?;
     tx.delete(KEYS, &packed(id))?;
     Ok(tx.put(REGION, b"purge", b"")?)

@@ -234,6 +234,29 @@ request! {
     }
 }
 request! {
+    /// EnableKeyRotation.
+    EnableKeyRotationRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// 90 to 2560; None: 365.
+        rotation_period_in_days: Option<i64>,
+    }
+}
+request! {
+    /// DisableKeyRotation.
+    DisableKeyRotationRequest {
+        /// Key id or key ARN.
+        key_id: String,
+    }
+}
+request! {
+    /// GetKeyRotationStatus.
+    GetKeyRotationStatusRequest {
+        /// Key id or key ARN.
+        key_id: String,
+    }
+}
+request! {
     /// RotateKeyOnDemand.
     RotateKeyOnDemandRequest {
         /// Key id or key ARN.
@@ -458,6 +481,21 @@ response! {
     KeyIdResponse {
         /// ARN of the key.
         key_id: String,
+    }
+}
+response! {
+    /// Answer of GetKeyRotationStatus. A rotation on demand is over when its call returns, so that there is no
+    /// OnDemandRotationStartDate.
+    #[derive(Debug)]
+    GetKeyRotationStatusResponse {
+        /// The key rotates by schedule; false while its deletion is pending.
+        key_rotation_enabled: bool,
+        /// Id of the key.
+        key_id: String,
+        /// Days from one rotation to the next.
+        #[serde(skip_serializing_if = "Option::is_none")] rotation_period_in_days: Option<u32>,
+        /// When it rotates next; in the past, if the key was disabled then.
+        #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] next_rotation_date: Option<Timestamp>,
     }
 }
 response! {

@@ -89,6 +89,31 @@ fn a_rotation_keeps_old_secrets_readable() {
 }
 
 #[test]
+fn a_rotations_schedule_is_set_shown_and_taken_away() {
+    let bed = bed();
+    let status = || json(&bed, &["key", "rotation", KEY, "--json"]);
+    assert_eq!(status()["KeyRotationEnabled"], false);
+    assert!(bed.run(["key", "rotation", KEY, "--status"]).contains("on demand only"));
+    assert!(bed.run(["key", "rotation", KEY, "--enable"]).contains("every 365 days"));
+    assert_eq!(bed.run(["key", "rotation", KEY, "--enable", "--period", "90", "--json"]), "");
+    assert_eq!(
+        (&status()["RotationPeriodInDays"], &status()["KeyRotationEnabled"]),
+        (&90.into(), &true.into())
+    );
+    assert_eq!(json(&bed, &["key", "rotation", "alias/aws/kmsfs", "--json"])["RotationPeriodInDays"], 365);
+    bed.run(["key", "rotation", KEY, "--disable"]);
+    assert_eq!(status()["KeyRotationEnabled"], false);
+    for (args, code) in [
+        (&["key", "rotation", KEY, "--enable", "--rotation-period-in-days", "89"][..], 3),
+        (&["key", "rotation", KEY, "--period", "90"], 2),
+        (&["key", "rotation", KEY, "--enable", "--disable"], 2),
+        (&["key", "rotation", "alias/aws/kmsfs", "--disable"], 3),
+    ] {
+        assert_eq!(fed(&bed, args, b"").status.code(), Some(code), "{args:?}");
+    }
+}
+
+#[test]
 fn secrets_of_every_length_come_back_under_their_context_only() {
     let bed = bed();
     let context = ["--context", "app=mail", "--context", "user=a=b"];

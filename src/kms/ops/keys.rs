@@ -11,6 +11,7 @@ use crate::kms::call::{Call, Name, Result, Subject};
 use crate::kms::events::Parameters;
 use crate::kms::operation::{InTable, Operation};
 use crate::kms::rows::{self, KeyRow, Manager, Rotation};
+use crate::kms::schedule::{self, DAY};
 use crate::kms::state::{Needs, State, Step};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateKeyRequest, DescribeKeyRequest, DescribeKeyResponse, DisableKeyRequest,
@@ -21,7 +22,6 @@ use crate::kms::{KeyState, KmsError, KmsErrorKind, check};
 
 /// Keys an account may have.
 const MOST_KEYS: usize = 100_000;
-const DAY: i64 = 24 * 3600 * 1000;
 const KEY_SPECS: [&str; 20] = [
     "SYMMETRIC_DEFAULT",
     "RSA_2048",
@@ -226,7 +226,7 @@ fn step(call: &mut Call<'_, '_>, keys: &[Arc<Key>], step: Step) -> Result<State>
     let key = only(keys)?;
     let before = key.row.state;
     let state = before.next(step, &key.arn_text)?;
-    let id = key.arn.key;
+    let (id, region, now) = (key.arn.key, call.region, call.now);
     let tx = call.writer()?;
     if let State::PendingDeletion { due } = before {
         rows::delete_due(tx, due, &id)?;
@@ -234,7 +234,20 @@ fn step(call: &mut Call<'_, '_>, keys: &[Arc<Key>], step: Step) -> Result<State>
     if let State::PendingDeletion { due } = state {
         rows::put_due(tx, due, &id)?;
     }
-    rows::put_key(tx, &id, &KeyRow { state, ..key.row.clone() })?;
+    let row = KeyRow { state, ..key.row.clone() };
+    match rows::schedule(tx, &id)? {
+        // Its date came while it was disabled.
+        Some(due) if state == State::Enabled && due.next <= now.as_millisecond() => {
+            let event = schedule::rotate_by_schedule(region, tx, key, row, due, now)?;
+            call.service_events.push(event);
+        }
+        standing => {
+            rows::put_key(tx, &id, &row)?;
+            if standing.is_some() {
+                rows::set_schedule(tx, &id, standing.as_ref(), state == State::Enabled)?;
+            }
+        }
+    }
     call.notes.changed = Some(key.arn_text.clone());
     Ok(state)
 }

@@ -7,18 +7,114 @@ use jiff::Timestamp;
 use super::{bad_marker, key, limit, only, page, refused};
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Result, Subject};
-use crate::kms::events::{self, Parameters};
+use crate::kms::events::Parameters;
 use crate::kms::operation::{InTable, Operation};
-use crate::kms::rows::{self, KeyRow, Rotation};
-use crate::kms::state::Needs;
+use crate::kms::rows::{self, KeyRow, Rotation, ScheduleRow};
+use crate::kms::schedule::{self, USUAL_PERIOD};
+use crate::kms::state::{Needs, State};
 use crate::kms::wire::{
-    KeyIdResponse, ListKeyRotationsRequest, ListKeyRotationsResponse, RotateKeyOnDemandRequest,
-    RotationsListEntry,
+    DisableKeyRotationRequest, EnableKeyRotationRequest, GetKeyRotationStatusRequest,
+    GetKeyRotationStatusResponse, KeyIdResponse, ListKeyRotationsRequest, ListKeyRotationsResponse,
+    RotateKeyOnDemandRequest, RotationsListEntry,
 };
 use crate::kms::{KmsError, KmsErrorKind, check};
 
+/// A time out of a key's rows.
+fn moment(milliseconds: i64, arn: &str) -> Result<Timestamp> {
+    Timestamp::from_millisecond(milliseconds)
+        .map_err(|_| refused(KmsErrorKind::Internal, format!("the row of {arn} is damaged")))
+}
+
 /// Rotations on demand that a key has in its life.
 const MOST_ON_DEMAND: u32 = 25;
+
+impl Operation for EnableKeyRotationRequest {
+    type Response = ();
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)?;
+        check::number("rotationPeriodInDays", self.rotation_period_in_days, 90, 2560)
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        key(&self.key_id, Self::ROW.action, Needs::Usable)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters {
+            key_id: Some(&self.key_id),
+            rotation_period_in_days: self.rotation_period_in_days,
+            ..Parameters::default()
+        }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<()> {
+        let key = only(keys)?;
+        let period = self.rotation_period_in_days.and_then(|days| u32::try_from(days).ok());
+        let (period, now) = (period.unwrap_or(USUAL_PERIOD), call.now.as_millisecond());
+        let tx = call.writer()?;
+        // A date that stands does not move because the same is asked for again.
+        let row = match rows::schedule(tx, &key.arn.key)? {
+            Some(standing) => standing.with_period(period),
+            None => ScheduleRow::from(now, period),
+        };
+        rows::set_schedule(tx, &key.arn.key, Some(&row), true)?;
+        call.notes.changed = Some(key.arn_text.clone());
+        Ok(())
+    }
+}
+
+impl Operation for DisableKeyRotationRequest {
+    type Response = ();
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        key(&self.key_id, Self::ROW.action, Needs::Usable)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters { key_id: Some(&self.key_id), ..Parameters::default() }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<()> {
+        let key = only(keys)?;
+        rows::set_schedule(call.writer()?, &key.arn.key, None, true)?;
+        call.notes.changed = Some(key.arn_text.clone());
+        Ok(())
+    }
+}
+
+impl Operation for GetKeyRotationStatusRequest {
+    type Response = GetKeyRotationStatusResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        key(&self.key_id, Self::ROW.action, Needs::Nothing)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters { key_id: Some(&self.key_id), ..Parameters::default() }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+        let key = only(keys)?;
+        let going = matches!(key.row.state, State::PendingDeletion { .. });
+        let schedule = rows::schedule(call.reader()?, &key.arn.key)?.filter(|_| !going);
+        let next = schedule.map(|row| moment(row.next, &key.arn_text)).transpose()?;
+        Ok(GetKeyRotationStatusResponse {
+            key_rotation_enabled: schedule.is_some(),
+            key_id: key.arn.key.to_string(),
+            rotation_period_in_days: schedule.map(|row| row.period),
+            next_rotation_date: next,
+        })
+    }
+}
 
 impl Operation for RotateKeyOnDemandRequest {
     type Response = KeyIdResponse;
@@ -44,15 +140,11 @@ impl Operation for RotateKeyOnDemandRequest {
             );
             return Err(refused(KmsErrorKind::LimitExceeded, message));
         }
-        let next = key.materials.last().map_or(0, |(number, _)| number + 1);
-        let now = call.now.as_millisecond();
-        let material = rows::make_material(&call.region.root, &key.arn, now, Rotation::OnDemand)?;
-        let row = KeyRow { current: next, on_demand: key.row.on_demand + 1, ..key.row.clone() };
-        let tx = call.writer()?;
-        rows::put_material(tx, &key.arn.key, next, &material)?;
-        rows::put_key(tx, &key.arn.key, &row)?;
+        let row = KeyRow { on_demand: key.row.on_demand + 1, ..key.row.clone() };
+        let (region, now) = (call.region, call.now);
+        let event = schedule::rotate(region, call.writer()?, key, row, now, Rotation::OnDemand)?;
+        call.service_events.push(event);
         call.notes.changed = Some(key.arn_text.clone());
-        call.service_events.push(events::by_the_service(call.region, key, "RotateKey", Some(call.now))?);
         Ok(KeyIdResponse { key_id: key.arn_text.clone() })
     }
 }
@@ -96,9 +188,7 @@ impl Operation for ListKeyRotationsRequest {
         let next_marker = if truncated { found.last().map(|(number, _)| number.to_string()) } else { None };
         let mut rotations = Vec::with_capacity(found.len());
         for (number, row) in found {
-            let since = Timestamp::from_millisecond(row.since).map_err(|_| {
-                refused(KmsErrorKind::Internal, format!("the row of {} is damaged", key.arn_text))
-            })?;
+            let since = moment(row.since, &key.arn_text)?;
             let rotation_type = match row.rotation {
                 Rotation::First => None,
                 Rotation::OnDemand => Some("ON_DEMAND"),

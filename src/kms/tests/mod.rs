@@ -4,6 +4,7 @@ mod home;
 mod keys;
 mod log;
 mod model;
+mod schedule;
 mod shared;
 mod speed;
 
