@@ -171,6 +171,25 @@ fn rows_of(block: u64, records: &[Record]) -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 /// The events that a filter lets through, newest first.
 pub fn lookup(tx: &dyn ReadTx, filter: &Filter) -> Result<Vec<Found>, AuditError> {
+    lookup_by(tx, filter, &|event| filter.holds(event))
+}
+
+/// The newest event that concerns a key (its ARN) and of which `holds` is true.
+pub fn newest(
+    tx: &dyn ReadTx,
+    key: &str,
+    holds: &dyn Fn(&Event) -> bool,
+) -> Result<Option<Found>, AuditError> {
+    let filter = Filter { key: Some(key.to_owned()), limit: Some(1), ..Filter::default() };
+    Ok(lookup_by(tx, &filter, &|event| filter.holds(event) && holds(event))?.pop())
+}
+
+/// `filter` leads to blocks, `holds` decides.
+fn lookup_by(
+    tx: &dyn ReadTx,
+    filter: &Filter,
+    holds: &dyn Fn(&Event) -> bool,
+) -> Result<Vec<Found>, AuditError> {
     let mut found = Vec::new();
     let limit = filter.limit.unwrap_or(USUAL_LIMIT);
     let whole = indexed(tx)?;
@@ -179,7 +198,7 @@ pub fn lookup(tx: &dyn ReadTx, filter: &Filter) -> Result<Vec<Found>, AuditError
     while last > whole * BLOCK && found.len() < limit {
         let first = (whole * BLOCK + 1).max(last.saturating_sub(BLOCK - 1));
         let count = (last - first + 1) as usize;
-        judge(filter, limit, chain::read(tx, first, count)?, None, &mut found);
+        judge(holds, limit, chain::read(tx, first, count)?, None, &mut found);
         last = first - 1;
     }
     let mut to = whole;
@@ -191,7 +210,7 @@ pub fn lookup(tx: &dyn ReadTx, filter: &Filter) -> Result<Vec<Found>, AuditError
                 continue;
             }
             let records = chain::read(tx, block * BLOCK + 1, BLOCK as usize)?;
-            judge(filter, limit, records, offsets.as_deref(), &mut found);
+            judge(holds, limit, records, offsets.as_deref(), &mut found);
         }
         to = next;
     }
@@ -224,7 +243,7 @@ fn may_hold_time(tx: &dyn ReadTx, filter: &Filter, block: u64) -> Result<bool, A
 }
 
 fn judge(
-    filter: &Filter,
+    holds: &dyn Fn(&Event) -> bool,
     limit: usize,
     records: Vec<Record>,
     offsets: Option<&[u8]>,
@@ -238,7 +257,7 @@ fn judge(
             continue;
         }
         if let Some(event) = read_event(&record)
-            && filter.holds(&event)
+            && holds(&event)
             && let Ok(json) = String::from_utf8(record.event)
         {
             found.push(Found { sequence: record.sequence, event, json });

@@ -11,4 +11,4 @@ pub use chain::{
 pub use event::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response, Text, uuid,
 };
-pub use lookup::{Filter, Found, index, lookup};
+pub use lookup::{Filter, Found, index, lookup, newest};

@@ -7,9 +7,10 @@ use super::global::Global;
 use super::{output, service};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DescribeKeyRequest, DisableKeyRequest,
-    DisableKeyRotationRequest, EnableKeyRequest, EnableKeyRotationRequest, GetKeyPolicyRequest,
-    GetKeyRotationStatusRequest, KeyMetadata, ListKeyRotationsRequest, ListKeysRequest,
-    RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, Tag,
+    DisableKeyRotationRequest, EnableKeyRequest, EnableKeyRotationRequest, GetKeyLastUsageRequest,
+    GetKeyPolicyRequest, GetKeyRotationStatusRequest, KeyMetadata, ListKeyRotationsRequest, ListKeysRequest,
+    ListResourceTagsRequest, RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest,
+    UntagResourceRequest, UpdateKeyDescriptionRequest,
 };
 use crate::kms::{KeyState, Session};
 
@@ -28,6 +29,12 @@ enum Verb {
     Describe(Named),
     /// Lists the keys of the region, with their aliases (ListKeys)
     List(Page),
+    /// Says anew what a key is for (UpdateKeyDescription)
+    UpdateDescription(Description),
+    /// Labels a key, or shows its labels
+    Tag(Labels),
+    /// Shows when a key was last used, and for what (GetKeyLastUsage)
+    LastUsage(Named),
     /// Makes a disabled key usable again (EnableKey)
     Enable(Named),
     /// Makes a key unusable until it is enabled: files under it do not open (DisableKey)
@@ -77,6 +84,30 @@ struct Named {
 }
 
 #[derive(Debug, clap::Args)]
+struct Description {
+    #[command(flatten)]
+    named: Named,
+    /// What the key is for
+    #[arg(long)]
+    description: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Labels {
+    #[command(flatten)]
+    named: Named,
+    /// Add a label, or give one that is there another value (TagResource)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = tag)]
+    add: Vec<Tag>,
+    /// Take a label away (UntagResource)
+    #[arg(long, value_name = "NAME")]
+    remove: Vec<String>,
+    /// Show the labels, as without an option (ListResourceTags)
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, clap::Args)]
 struct Page {
     /// Print AWS's answer as JSON
     #[arg(long)]
@@ -123,6 +154,14 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         Verb::Create(args) => create(&session, args),
         Verb::Describe(args) => describe(&session, args),
         Verb::List(args) => list(&session, args.json),
+        Verb::UpdateDescription(args) => {
+            let key_id = service::resolve(&session, &args.named.key)?;
+            let description = Some(args.description.clone());
+            session.call(UpdateKeyDescriptionRequest { key_id: key_id.clone(), description })?;
+            done(args.named.json, &format!("{key_id} has a new description"))
+        }
+        Verb::Tag(args) => tags(&session, args),
+        Verb::LastUsage(args) => last_usage(&session, args),
         Verb::Enable(args) => {
             let key = service::resolve(&session, &args.key)?;
             session.call(EnableKeyRequest { key_id: key.clone() })?;
@@ -227,6 +266,47 @@ fn list(session: &Session, json: bool) -> Result<()> {
         ]);
     }
     output::table(["KEY", "STATE", "MANAGER", "MADE", "ALIASES"], &rows)
+}
+
+fn tags(session: &Session, args: &Labels) -> Result<()> {
+    let key_id = service::resolve(session, &args.named.key)?;
+    if !args.add.is_empty() {
+        session.call(TagResourceRequest { key_id: key_id.clone(), tags: Some(args.add.clone()) })?;
+    }
+    if !args.remove.is_empty() {
+        session.call(UntagResourceRequest { key_id: key_id.clone(), tag_keys: Some(args.remove.clone()) })?;
+    }
+    let changed = !(args.add.is_empty() && args.remove.is_empty());
+    if changed && !args.list {
+        return done(args.named.json, &format!("{key_id} has other labels; --list shows them"));
+    }
+    let first = ListResourceTagsRequest { key_id, ..ListResourceTagsRequest::default() };
+    let mut answer = session.call(first.clone())?;
+    while let Some(marker) = answer.next_marker.take() {
+        let next = session.call(ListResourceTagsRequest { marker: Some(marker), ..first.clone() })?;
+        answer.tags.extend(next.tags);
+        (answer.next_marker, answer.truncated) = (next.next_marker, next.truncated);
+    }
+    if args.named.json {
+        return output::json(&answer);
+    }
+    let rows = answer.tags.into_iter().map(|tag| [tag.tag_key, tag.tag_value]);
+    output::table(["NAME", "VALUE"], &rows.collect::<Vec<_>>())
+}
+
+fn last_usage(session: &Session, args: &Named) -> Result<()> {
+    let key_id = service::resolve(session, &args.key)?;
+    let answer = session.call(GetKeyLastUsageRequest { key_id: key_id.clone() })?;
+    if args.json {
+        return output::json(&answer);
+    }
+    let last = answer.key_last_usage;
+    let (Some(operation), Some(at)) = (last.operation, last.timestamp) else {
+        return output::line(&format!("{key_id} was never used"));
+    };
+    let mut facts = vec![("key", key_id), ("used for", operation), ("at", time(at))];
+    facts.extend(last.cloud_trail_event_id.map(|id| ("event", id)));
+    output::facts(&facts)
 }
 
 fn rotate(session: &Session, args: &Named) -> Result<()> {

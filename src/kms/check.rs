@@ -5,6 +5,8 @@ use super::{EncryptionContext, KmsError, KmsErrorKind};
 
 /// Longest name of a key or alias.
 const MAX_KEY_ID: usize = 2048;
+/// Tags that a key may have.
+pub const MOST_TAGS: usize = 50;
 /// Longest marker.
 const MAX_MARKER: usize = 1024;
 /// An encryption context's keys and values together.
@@ -33,6 +35,11 @@ pub fn number(field: &str, value: Option<i64>, min: i64, max: i64) -> Result<(),
         Some(v) if v > max => Err(failed(field, &format!("have value less than or equal to {max}"))),
         _ => Ok(()),
     }
+}
+
+/// A field that must be there, and may be empty.
+pub fn given<'a, T>(field: &str, value: Option<&'a T>) -> Result<&'a T, KmsError> {
+    value.ok_or_else(|| failed(field, "not be null"))
 }
 
 /// A field that must be there; absent and empty are one here.
@@ -82,6 +89,10 @@ pub fn grant_tokens(tokens: &[String]) -> Result<(), KmsError> {
     tokens.iter().try_for_each(|t| length("grantTokens", t.len(), 1, 8192))
 }
 
+pub fn description(text: &str) -> Result<(), KmsError> {
+    length("description", text.chars().count(), 0, 8192)
+}
+
 pub fn tags(tags: &[Tag]) -> Result<(), KmsError> {
     let refused = |message: &str| Err(KmsError::new(KmsErrorKind::Tag, message));
     for (at, tag) in tags.iter().enumerate() {
@@ -94,5 +105,5 @@ pub fn tags(tags: &[Tag]) -> Result<(), KmsError> {
             return refused("Duplicate tag keys");
         }
     }
-    if tags.len() > 50 { refused("Too many tags") } else { Ok(()) }
+    if tags.len() > MOST_TAGS { refused("Too many tags") } else { Ok(()) }
 }

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::cache::Key;
 use super::region::Core;
 use super::session::Caller;
+use super::wire::Tag;
 use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
 use crate::audit::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response, Text, uuid,
@@ -58,8 +59,10 @@ pub struct Parameters<'a> {
     pub multi_region: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "camel")]
+    pub tags: Option<&'a [Tag]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tags: Option<&'a [super::wire::Tag]>,
+    pub tag_keys: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending_window_in_days: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,6 +77,19 @@ pub struct Parameters<'a> {
     pub marker: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<bool>,
+}
+
+/// Tags as CloudTrail spells them; AWS's requests begin their fields with capitals.
+fn camel<S: Serializer>(tags: &Option<&[Tag]>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Camel<'a> {
+        tag_key: &'a str,
+        tag_value: &'a str,
+    }
+    to.collect_seq(
+        tags.unwrap_or_default().iter().map(|t| Camel { tag_key: &t.tag_key, tag_value: &t.tag_value }),
+    )
 }
 
 /// An encryption context, unless it is empty.

@@ -12,9 +12,10 @@ use super::wire::{
     CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest,
     DescribeKeyRequest, DisableKeyRequest, DisableKeyRotationRequest, EnableKeyRequest,
     EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyRequest, GenerateDataKeyWithoutPlaintextRequest,
-    GetKeyPolicyRequest, GetKeyRotationStatusRequest, ListAliasesRequest, ListKeyRotationsRequest,
-    ListKeysRequest, ReEncryptRequest, RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest,
-    UpdateAliasRequest,
+    GenerateRandomRequest, GetKeyLastUsageRequest, GetKeyPolicyRequest, GetKeyRotationStatusRequest,
+    ListAliasesRequest, ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest, ReEncryptRequest,
+    RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, TagResourceRequest, UntagResourceRequest,
+    UpdateAliasRequest, UpdateKeyDescriptionRequest,
 };
 use super::{KmsError, KmsErrorKind};
 use std::sync::Arc;
@@ -115,6 +116,12 @@ operations! {
     GetKeyRotationStatusRequest, "GetKeyRotationStatus", Read, read_only true;
     RotateKeyOnDemandRequest, "RotateKeyOnDemand", Change, read_only false;
     ListKeyRotationsRequest, "ListKeyRotations", Read, read_only true;
+    TagResourceRequest, "TagResource", Change, read_only false;
+    UntagResourceRequest, "UntagResource", Change, read_only false;
+    ListResourceTagsRequest, "ListResourceTags", Read, read_only true;
+    UpdateKeyDescriptionRequest, "UpdateKeyDescription", Change, read_only false;
+    GetKeyLastUsageRequest, "GetKeyLastUsage", Read, read_only true;
+    GenerateRandomRequest, "GenerateRandom", Crypto, read_only true;
     ScheduleKeyDeletionRequest, "ScheduleKeyDeletion", Change, read_only false;
     CancelKeyDeletionRequest, "CancelKeyDeletion", Change, read_only false;
     GetKeyPolicyRequest, "GetKeyPolicy", Read, read_only true;

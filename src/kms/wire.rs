@@ -277,6 +277,62 @@ request! {
     }
 }
 request! {
+    /// TagResource.
+    TagResourceRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// At most 50; those of the key with the same names get these values.
+        tags: Option<Vec<Tag>>,
+    }
+}
+request! {
+    /// UntagResource.
+    UntagResourceRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// Names; those that the key does not have are passed over.
+        tag_keys: Option<Vec<String>>,
+    }
+}
+request! {
+    /// ListResourceTags.
+    ListResourceTagsRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// 1 to 1000; None: 50.
+        limit: Option<i64>,
+        /// NextMarker of the page before.
+        marker: Option<String>,
+    }
+}
+request! {
+    /// UpdateKeyDescription.
+    UpdateKeyDescriptionRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// At most 8192 characters.
+        description: Option<String>,
+    }
+}
+request! {
+    /// GetKeyLastUsage.
+    GetKeyLastUsageRequest {
+        /// Key id or key ARN.
+        key_id: String,
+    }
+}
+request! {
+    /// GenerateRandom.
+    GenerateRandomRequest {
+        /// 1 to 1024.
+        number_of_bytes: Option<i64>,
+        /// Not here.
+        custom_key_store_id: Option<String>,
+        /// Not here: an enclave's attestation.
+        recipient: Option<Value>,
+    }
+}
+request! {
     /// ScheduleKeyDeletion.
     ScheduleKeyDeletionRequest {
         /// Key id or key ARN.
@@ -524,6 +580,53 @@ response! {
         #[serde(skip_serializing_if = "Option::is_none")] next_marker: Option<String>,
         /// There is a next page.
         truncated: bool,
+    }
+}
+response! {
+    /// Answer of ListResourceTags.
+    #[derive(Debug)]
+    ListResourceTagsResponse {
+        /// By name.
+        tags: Vec<Tag>,
+        /// Marker of the next page.
+        #[serde(skip_serializing_if = "Option::is_none")] next_marker: Option<String>,
+        /// There is a next page.
+        truncated: bool,
+    }
+}
+response! {
+    /// The last use of a key; empty if there was none.
+    #[derive(Debug, Default, PartialEq)]
+    KeyLastUsageData {
+        /// eventID of its event.
+        #[serde(skip_serializing_if = "Option::is_none")] cloud_trail_event_id: Option<String>,
+        /// requestID of its event.
+        #[serde(skip_serializing_if = "Option::is_none")] kms_request_id: Option<String>,
+        /// Such as Decrypt.
+        #[serde(skip_serializing_if = "Option::is_none")] operation: Option<String>,
+        /// To the second.
+        #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] timestamp: Option<Timestamp>,
+    }
+}
+response! {
+    /// Answer of GetKeyLastUsage.
+    #[derive(Debug)]
+    GetKeyLastUsageResponse {
+        /// When the key was made.
+        #[serde(with = "seconds")] key_creation_date: Timestamp,
+        /// Id of the key.
+        key_id: String,
+        /// The last cryptographic operation with it that succeeded.
+        key_last_usage: KeyLastUsageData,
+        /// Since when uses are known.
+        #[serde(with = "seconds")] tracking_start_date: Timestamp,
+    }
+}
+response! {
+    /// Answer of GenerateRandom.
+    GenerateRandomResponse {
+        /// The bytes.
+        #[serde(with = "blob_secret")] plaintext: SecretVec,
     }
 }
 response! {

@@ -114,6 +114,27 @@ fn a_rotations_schedule_is_set_shown_and_taken_away() {
 }
 
 #[test]
+fn a_key_is_labelled_and_its_last_use_shown() {
+    let bed = bed();
+    bed.run(["key", "create", "--alias", "alias/unused"]);
+    assert!(bed.run(["key", "last-usage", "alias/unused"]).contains("was never used"));
+    fed(&bed, &["encrypt", "--key", KEY, "--base64"], b"x");
+    assert!(bed.run(["key", "last-usage", KEY]).contains("Encrypt"));
+    let last = json(&bed, &["key", "last-usage", KEY, "--json"]);
+    assert_eq!(last["KeyLastUsage"]["Operation"], "Encrypt");
+    bed.run(["key", "update-description", KEY, "--description", "of the vault"]);
+    assert!(bed.run(["key", "describe", KEY]).contains("of the vault"));
+    bed.run(["key", "tag", KEY, "--add", "team=a=b", "--add", "cost=7"]);
+    let listed = json(&bed, &["key", "tag", KEY, "--remove", "cost", "--list", "--json"]);
+    let tag = serde_json::json!({"TagKey": "team", "TagValue": "a=b"});
+    assert_eq!(listed, serde_json::json!({"Tags": [tag], "Truncated": false}));
+    assert!(bed.run(["key", "tag", KEY]).contains("team"));
+    let bad = fed(&bed, &["key", "tag", KEY, "--add", "aws:x=1"], b"");
+    assert_eq!(bad.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&bad.stderr).starts_with("kmsfs: TagException"), "{bad:?}");
+}
+
+#[test]
 fn secrets_of_every_length_come_back_under_their_context_only() {
     let bed = bed();
     let context = ["--context", "app=mail", "--context", "user=a=b"];

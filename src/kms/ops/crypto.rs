@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{SYMMETRIC_DEFAULT, invalid, only, refused, unsupported, usable};
+use super::{SYMMETRIC_DEFAULT, invalid, limit, only, refused, unsupported, usable};
 use crate::audit::Additional;
 use crate::crypto::{CryptoError, SecretVec, fill_random};
 use crate::kms::blob::{self, CiphertextBlob, MaterialId};
@@ -17,7 +17,7 @@ use crate::kms::state::Needs;
 use crate::kms::wire::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, GenerateDataKeyRequest,
     GenerateDataKeyResponse, GenerateDataKeyWithoutPlaintextRequest, GenerateDataKeyWithoutPlaintextResponse,
-    ReEncryptRequest, ReEncryptResponse,
+    GenerateRandomRequest, GenerateRandomResponse, ReEncryptRequest, ReEncryptResponse,
 };
 use crate::kms::{EncryptionContext, KmsError, KmsErrorKind, check};
 
@@ -262,6 +262,12 @@ fn data_key_len(spec: Option<&str>, bytes: Option<i64>) -> std::result::Result<u
     }
 }
 
+fn random_secret(len: usize) -> Result<SecretVec> {
+    let mut bytes = vec![0; len];
+    fill_random(&mut bytes).map_err(Fault::from)?;
+    Ok(SecretVec::new(bytes))
+}
+
 /// A fresh data key and its ciphertext.
 fn data_key(
     call: &mut Call<'_, '_>,
@@ -269,9 +275,7 @@ fn data_key(
     len: usize,
     context: &EncryptionContext,
 ) -> Result<(SecretVec, Vec<u8>, MaterialId)> {
-    let mut bytes = vec![0; len];
-    fill_random(&mut bytes).map_err(Fault::from)?;
-    let plaintext = SecretVec::new(bytes);
+    let plaintext = random_secret(len)?;
     let (ciphertext, id) = seal(call, key, plaintext.expose(), context)?;
     call.notes.additional = material(&id);
     Ok((plaintext, ciphertext, id))
@@ -334,4 +338,32 @@ data_keys! {
         |key_id, (_, ciphertext_blob, id): (SecretVec, _, _)| GenerateDataKeyWithoutPlaintextResponse {
             ciphertext_blob, key_id, key_material_id: hex::encode::<MaterialId>(id),
         };
+}
+
+impl Operation for GenerateRandomRequest {
+    type Response = GenerateRandomResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        if self.number_of_bytes.is_none() {
+            return Err(invalid("NumberOfBytes is required."));
+        }
+        check::number("numberOfBytes", self.number_of_bytes, 1, 1024)?;
+        if self.custom_key_store_id.is_some() {
+            return Err(unsupported("this key service has no custom key stores"));
+        }
+        no_enclaves(self.recipient.as_ref())
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        Vec::new()
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters { number_of_bytes: self.number_of_bytes, ..Parameters::default() }
+    }
+
+    fn act(&self, _: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
+        let plaintext = random_secret(limit(self.number_of_bytes, 0))?;
+        Ok(GenerateRandomResponse { plaintext })
+    }
 }

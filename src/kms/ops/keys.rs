@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{SYMMETRIC_DEFAULT, bad_marker, invalid, key, limit, only, page, refused, unsupported};
+use crate::audit::{self, Found};
 use crate::iam::{KeyArn, KeyId, KeyPolicy};
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Name, Result, Subject};
@@ -15,8 +16,9 @@ use crate::kms::schedule::{self, DAY};
 use crate::kms::state::{Needs, State, Step};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateKeyRequest, DescribeKeyRequest, DescribeKeyResponse, DisableKeyRequest,
-    EnableKeyRequest, GetKeyPolicyRequest, GetKeyPolicyResponse, KeyIdResponse, KeyListEntry, KeyMetadata,
-    ListKeysRequest, ListKeysResponse, ScheduleKeyDeletionRequest, ScheduleKeyDeletionResponse,
+    EnableKeyRequest, GetKeyLastUsageRequest, GetKeyLastUsageResponse, GetKeyPolicyRequest,
+    GetKeyPolicyResponse, KeyIdResponse, KeyLastUsageData, KeyListEntry, KeyMetadata, ListKeysRequest,
+    ListKeysResponse, ScheduleKeyDeletionRequest, ScheduleKeyDeletionResponse,
 };
 use crate::kms::{KeyState, KmsError, KmsErrorKind, check};
 
@@ -48,6 +50,24 @@ const USAGES: [&str; 5] =
     ["ENCRYPT_DECRYPT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC", "KEY_AGREEMENT", "ENCAPSULATE_DECAPSULATE"];
 const ORIGINS: [&str; 4] = ["AWS_KMS", "EXTERNAL", "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"];
 
+/// What counts as a use of a key.
+const USES: [&str; 14] = [
+    "Decrypt",
+    "DeriveSharedSecret",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateMac",
+    "ReEncrypt",
+    "Sign",
+    "Verify",
+    "VerifyMac",
+    "Encapsulate",
+    "Decapsulate",
+];
+
 fn describe(arn: &KeyArn, row: &KeyRow, current: &[u8; 32]) -> Result<DescribeKeyResponse> {
     let damaged = |_| refused(KmsErrorKind::Internal, format!("the row of {arn} is damaged"));
     let key_metadata = KeyMetadata {
@@ -78,7 +98,7 @@ impl Operation for CreateKeyRequest {
     type Response = DescribeKeyResponse;
 
     fn check(&self) -> std::result::Result<(), KmsError> {
-        check::length("description", self.description.as_deref().unwrap_or("").chars().count(), 0, 8192)?;
+        check::description(self.description.as_deref().unwrap_or(""))?;
         let spec = self.key_spec.as_deref().or(self.customer_master_key_spec.as_deref());
         if self.key_spec.is_some() && self.customer_master_key_spec.is_some() {
             return Err(invalid(
@@ -316,6 +336,47 @@ impl Operation for ScheduleKeyDeletionRequest {
             deletion_date,
             key_state: KeyState::PendingDeletion,
             pending_window_in_days: days,
+        })
+    }
+}
+
+impl Operation for GetKeyLastUsageRequest {
+    type Response = GetKeyLastUsageResponse;
+
+    fn check(&self) -> std::result::Result<(), KmsError> {
+        check::key_id("keyId", &self.key_id)
+    }
+
+    fn subjects(&self) -> Vec<Subject<'_>> {
+        key(&self.key_id, Self::ROW.action, Needs::Nothing)
+    }
+
+    fn parameters(&self) -> Parameters<'_> {
+        Parameters { key_id: Some(&self.key_id), ..Parameters::default() }
+    }
+
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+        let key = only(keys)?;
+        let created = Timestamp::from_millisecond(key.row.created).map_err(|_| {
+            refused(KmsErrorKind::Internal, format!("the row of {} is damaged", key.arn_text))
+        })?;
+        let last = audit::newest(call.reader()?, &key.arn_text, &|event| {
+            event.error_code.is_none()
+                && event.event_source == audit::KMS_SOURCE
+                && USES.contains(&&*event.event_name)
+        })?;
+        let usage = last.map(|Found { event, .. }| KeyLastUsageData {
+            cloud_trail_event_id: Some(event.event_id),
+            kms_request_id: Some(event.request_id),
+            operation: Some(event.event_name.into_owned()),
+            timestamp: Some(event.event_time),
+        });
+        Ok(GetKeyLastUsageResponse {
+            key_creation_date: created,
+            key_id: key.arn.key.to_string(),
+            key_last_usage: usage.unwrap_or_default(),
+            // The log goes back to the key's beginning.
+            tracking_start_date: created,
         })
     }
 }

@@ -3,6 +3,7 @@
 mod aliases;
 mod crypto;
 mod keys;
+mod labels;
 mod rotation;
 
 use std::sync::Arc;

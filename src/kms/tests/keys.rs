@@ -94,6 +94,12 @@ fn states_allow_what_the_table_says() {
         ("DisableKeyRotation", json!({"KeyId": "$k"}), off, pending),
         ("GetKeyRotationStatus", json!({"KeyId": "$k"}), ok, ok),
         ("DescribeKey", json!({"KeyId": "$k"}), ok, ok),
+        ("GetKeyLastUsage", json!({"KeyId": "$k"}), ok, ok),
+        ("GenerateRandom", json!({"NumberOfBytes": 8}), ok, ok),
+        ("TagResource", json!({"KeyId": "$k", "Tags": [{"TagKey": "a", "TagValue": "b"}]}), ok, pending),
+        ("UntagResource", json!({"KeyId": "$k", "TagKeys": ["a"]}), ok, pending),
+        ("ListResourceTags", json!({"KeyId": "$k"}), ok, ok),
+        ("UpdateKeyDescription", json!({"KeyId": "$k", "Description": ""}), ok, pending),
         ("GetKeyPolicy", json!({"KeyId": "$k"}), ok, ok),
         ("ListKeyRotations", json!({"KeyId": "$k"}), ok, ok),
         ("ListAliases", json!({"KeyId": "$k"}), ok, ok),
@@ -106,6 +112,10 @@ fn states_allow_what_the_table_says() {
         ("CancelKeyDeletion", json!({"KeyId": "$k"}), Some("is not pending deletion."), ok),
         ("ScheduleKeyDeletion", json!({"KeyId": "$k"}), ok, pending),
     ];
+    for (row, _) in super::operation::OPERATIONS {
+        let there = table.iter().any(|(name, ..)| *name == row.name);
+        assert!(there || row.name == "CreateKey", "the table says nothing of {}", row.name);
+    }
     let usable_blob = encrypt(&session, &usable, b"x").unwrap();
     for (operation, request, disabled, deleted) in &table {
         for (state, refusal) in [
@@ -413,6 +423,9 @@ fn a_managed_key_serves_its_service_and_nobody_changes_it() {
         ("CancelKeyDeletion", json!({"KeyId": arn})),
         ("RotateKeyOnDemand", json!({"KeyId": arn})),
         ("EnableKeyRotation", json!({"KeyId": arn})),
+        ("TagResource", json!({"KeyId": arn, "Tags": []})),
+        ("UntagResource", json!({"KeyId": arn, "TagKeys": []})),
+        ("UpdateKeyDescription", json!({"KeyId": arn, "Description": "mine"})),
         ("DisableKeyRotation", json!({"KeyId": arn})),
         ("CreateAlias", json!({"AliasName": "alias/x", "TargetKeyId": arn})),
         ("UpdateAlias", json!({"AliasName": "alias/aws/kmsfs", "TargetKeyId": key})),
@@ -502,6 +515,27 @@ fn bad_requests_have_awss_errors() {
         ("EnableKeyRotation", json!({"KeyId": "alias/x"}), KmsErrorKind::NotFound),
         ("DisableKeyRotation", json!({}), KmsErrorKind::Validation),
         ("GetKeyRotationStatus", json!({"KeyId": ""}), KmsErrorKind::Validation),
+        ("GetKeyLastUsage", json!({"KeyId": "alias/x"}), KmsErrorKind::NotFound),
+        ("GenerateRandom", json!({}), KmsErrorKind::Validation),
+        ("GenerateRandom", json!({"NumberOfBytes": 0}), KmsErrorKind::Validation),
+        ("GenerateRandom", json!({"NumberOfBytes": 1025}), KmsErrorKind::Validation),
+        (
+            "GenerateRandom",
+            json!({"NumberOfBytes": 1, "CustomKeyStoreId": "cks-1"}),
+            KmsErrorKind::UnsupportedOperation,
+        ),
+        ("GenerateRandom", json!({"NumberOfBytes": 1, "Recipient": {}}), KmsErrorKind::UnsupportedOperation),
+        ("UpdateKeyDescription", json!({"KeyId": key}), KmsErrorKind::Validation),
+        (
+            "UpdateKeyDescription",
+            json!({"KeyId": key, "Description": "x".repeat(8193)}),
+            KmsErrorKind::Validation,
+        ),
+        ("TagResource", json!({"KeyId": key}), KmsErrorKind::Validation),
+        ("UntagResource", json!({"KeyId": key}), KmsErrorKind::Validation),
+        ("UntagResource", json!({"KeyId": key, "TagKeys": [""]}), KmsErrorKind::Validation),
+        ("ListResourceTags", json!({"KeyId": key, "Marker": "x"}), KmsErrorKind::InvalidMarker),
+        ("ListResourceTags", json!({"KeyId": key, "Limit": 1001}), KmsErrorKind::Validation),
         ("GetKeyPolicy", json!({"KeyId": key, "PolicyName": "other"}), KmsErrorKind::NotFound),
         ("Frobnicate", json!({}), KmsErrorKind::UnknownOperation),
     ] {

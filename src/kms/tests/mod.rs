@@ -2,6 +2,7 @@
 
 mod home;
 mod keys;
+mod labels;
 mod log;
 mod model;
 mod schedule;
