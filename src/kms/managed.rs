@@ -43,7 +43,7 @@ pub fn ensure(region: &Core, account: &AccountId, name: &str) -> Result<String, 
         current: 0,
         on_demand: 0,
     };
-    rows::put_key(&mut *tx, &id, &row)?;
+    rows::new_key(&mut *tx, &id, &row)?;
     rows::put_material(&mut *tx, &id, 0, &rows::make_material(&region.root, &arn, now, Rotation::First)?)?;
     rows::set_schedule(&mut *tx, &id, Some(&ScheduleRow::from(now, USUAL_PERIOD)), true)?;
     let alias_row = AliasRow { key: (id.multi_region, id.bytes), created: now, updated: now };

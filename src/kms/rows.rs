@@ -1,7 +1,8 @@
 //! What the service keeps in a region's store.
 //!
 //! Collections (key = 17 bytes: 1 if multi-Region, id):
-//! - `keys`: key -> KeyRow; `account-keys`: account 12 | key -> nothing
+//! - `keys`: key -> KeyRow; `account-keys`: account 12 | key -> nothing; `account-count`: account 12 -> 8, the number
+//!   of its customer managed keys
 //! - `material`: key | number 4 -> MaterialRow, oldest first; deleted with its key
 //! - `aliases`: account 12 | name -> AliasRow; `key-aliases`: key | name -> nothing
 //! - `due`: time 8 | key -> nothing: keys to be deleted
@@ -28,6 +29,7 @@ use crate::store::{Item, ReadTx, StoreError, WriteTx, prefix_end};
 
 const KEYS: &str = "keys";
 const ACCOUNT_KEYS: &str = "account-keys";
+const ACCOUNT_COUNT: &str = "account-count";
 const MATERIAL: &str = "material";
 const ALIASES: &str = "aliases";
 const KEY_ALIASES: &str = "key-aliases";
@@ -193,8 +195,29 @@ pub fn key(tx: &dyn ReadTx, id: &KeyId) -> Result<Option<KeyRow>, KmsError> {
 }
 
 pub fn put_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), KmsError> {
-    tx.put(KEYS, &packed(id), &encode(row)?)?;
-    Ok(tx.put(ACCOUNT_KEYS, &[row.account.as_bytes(), &packed(id)].concat(), b"")?)
+    Ok(tx.put(KEYS, &packed(id), &encode(row)?)?)
+}
+
+/// Writes a key that was not there before.
+pub fn new_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), KmsError> {
+    put_key(tx, id, row)?;
+    tx.put(ACCOUNT_KEYS, &[row.account.as_bytes(), &packed(id)].concat(), b"")?;
+    count(tx, row, |keys| keys + 1)
+}
+
+/// How many customer managed keys an account has.
+pub fn key_count(tx: &dyn ReadTx, account: &str) -> Result<u64, KmsError> {
+    let Some(row) = tx.get(ACCOUNT_COUNT, account.as_bytes())? else { return Ok(0) };
+    row.try_into().map(u64::from_be_bytes).map_err(|_| damaged("the number of keys"))
+}
+
+/// Counts a key that comes or goes, in the transaction in which it does.
+fn count(tx: &mut dyn WriteTx, row: &KeyRow, step: fn(u64) -> u64) -> Result<(), KmsError> {
+    if row.manager == Manager::Customer {
+        let now = step(key_count(tx, &row.account)?);
+        tx.put(ACCOUNT_COUNT, row.account.as_bytes(), &now.to_be_bytes())?;
+    }
+    Ok(())
 }
 
 /// Up to `limit` keys of an account behind `after`, by id.
@@ -359,6 +382,7 @@ pub fn delete_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), 
         delete_due(tx, due, id)?;
     }
     set_schedule(tx, id, None, false)?;
+    count(tx, row, |keys| keys.saturating_sub(1))?;
     tx.delete(ACCOUNT_KEYS, &[row.account.as_bytes(), &packed(id)].concat())?;
     tx.delete(KEYS, &packed(id))?;
     Ok(tx.put(REGION, b"purge", b"")?)

@@ -22,8 +22,8 @@ use crate::kms::wire::{
 };
 use crate::kms::{KeyState, KmsError, KmsErrorKind, check};
 
-/// Keys an account may have.
-const MOST_KEYS: usize = 100_000;
+/// Customer managed keys that an account may have.
+const MOST_KEYS: u64 = 100_000;
 const KEY_SPECS: [&str; 20] = [
     "SYMMETRIC_DEFAULT",
     "RSA_2048",
@@ -153,7 +153,7 @@ impl Operation for CreateKeyRequest {
 
     fn act(&self, call: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
         let account = call.account().clone();
-        if rows::keys_of(call.reader()?, &account, None, MOST_KEYS)?.len() >= MOST_KEYS {
+        if rows::key_count(call.reader()?, account.as_str())? >= MOST_KEYS {
             return Err(refused(
                 KmsErrorKind::LimitExceeded,
                 format!("the account has {MOST_KEYS} keys, and no more are allowed"),
@@ -174,7 +174,7 @@ impl Operation for CreateKeyRequest {
         };
         let material = rows::make_material(&call.region.root, &arn, now, Rotation::First)?;
         let tx = call.writer()?;
-        rows::put_key(tx, &id, &row)?;
+        rows::new_key(tx, &id, &row)?;
         rows::put_material(tx, &id, 0, &material)?;
         call.note(&arn);
         describe(&arn, &row, &material.id)

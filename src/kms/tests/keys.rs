@@ -401,6 +401,40 @@ fn keys_are_listed_by_pages() {
 }
 
 #[test]
+fn the_number_of_keys_is_that_of_the_list() {
+    let bench = Bench::new();
+    let session = bench.session();
+    let other = bench.kms.session(Caller::root("111122223333".parse().unwrap()), &region()).unwrap();
+    let count = |account: &str| {
+        let tx = crate::store::Store::read(&session.region_service().store).unwrap();
+        rows::key_count(&*tx, account).unwrap()
+    };
+    let keys: Vec<String> = (0..5).map(|_| make(&session)).collect();
+    make(&other);
+    // The service's own do not count, nor what is refused or changed.
+    session.ensure_managed_key("aws/kmsfs").unwrap();
+    assert!(json(&session, "CreateKey", json!({"KeySpec": "SM2"})).is_err());
+    disable(&session, &keys[0]);
+    session.call(RotateKeyOnDemandRequest { key_id: keys[1].clone() }).unwrap();
+    assert_eq!((count(ACCOUNT), count("111122223333")), (5, 1));
+    schedule(&session, &keys[0], 7);
+    schedule(&session, &keys[1], 8);
+    assert_eq!(count(ACCOUNT), 5);
+    bench.clock.days(7);
+    bench.kms.tick();
+    assert_eq!((count(ACCOUNT), count("111122223333")), (4, 1));
+    // At the quota no key is made.
+    let service = session.region_service();
+    let mut tx = crate::store::Store::write(&service.store, crate::store::Durability::Soon).unwrap();
+    tx.put("account-count", ACCOUNT.as_bytes(), &100_000_u64.to_be_bytes()).unwrap();
+    tx.commit().unwrap();
+    assert_eq!(kind(session.call(CreateKeyRequest::default())), Some(KmsErrorKind::LimitExceeded));
+    bench.clock.days(1);
+    bench.kms.tick();
+    assert!(session.call(CreateKeyRequest::default()).is_ok());
+}
+
+#[test]
 fn a_managed_key_serves_its_service_and_nobody_changes_it() {
     let bench = Bench::new();
     let session = bench.session();
