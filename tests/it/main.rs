@@ -2,6 +2,7 @@
 
 mod cli;
 mod fake;
+mod kms_kill;
 mod model;
 mod mount_bad_input;
 mod mount_files;
