@@ -20,6 +20,67 @@ pub fn verify_hmac_sha256(key: &[u8], parts: &[&[u8]], mac: &[u8]) -> Result<(),
     if equal(&hmac_sha256(key, parts), mac) { Ok(()) } else { Err(CryptoError::NotAuthentic) }
 }
 
+/// Which HMAC (FIPS 198-1 with a hash of FIPS 180-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hmac {
+    /// HMAC-SHA-224.
+    Sha224,
+    /// HMAC-SHA-256.
+    Sha256,
+    /// HMAC-SHA-384.
+    Sha384,
+    /// HMAC-SHA-512.
+    Sha512,
+}
+
+impl Hmac {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Sha224, Self::Sha256, Self::Sha384, Self::Sha512];
+
+    /// The key service's name for the algorithm.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sha224 => "HMAC_SHA_224",
+            Self::Sha256 => "HMAC_SHA_256",
+            Self::Sha384 => "HMAC_SHA_384",
+            Self::Sha512 => "HMAC_SHA_512",
+        }
+    }
+
+    /// Length of the code in bytes, and of the keys that the key service makes.
+    pub const fn code_len(self) -> usize {
+        match self {
+            Self::Sha224 => 28,
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+
+    /// The code of the message, in full length.
+    pub fn code(self, key: &[u8], message: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.key(key), message).as_ref().to_vec()
+    }
+
+    /// Checks a code of full length in constant time.
+    ///
+    /// # Errors
+    /// [`CryptoError::NotAuthentic`].
+    pub fn verify(self, key: &[u8], message: &[u8], code: &[u8]) -> Result<(), CryptoError> {
+        hmac::verify(&self.key(key), message, code).map_err(|_| CryptoError::NotAuthentic)
+    }
+
+    fn key(self, key: &[u8]) -> hmac::Key {
+        let algorithm = match self {
+            Self::Sha224 => hmac::HMAC_SHA224,
+            Self::Sha256 => hmac::HMAC_SHA256,
+            Self::Sha384 => hmac::HMAC_SHA384,
+            Self::Sha512 => hmac::HMAC_SHA512,
+        };
+        hmac::Key::new(algorithm, key)
+    }
+}
+
 /// SHA-256 of the concatenation of `parts`.
 pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);

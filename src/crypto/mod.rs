@@ -1,7 +1,7 @@
 //! Layer 1: bytes. Seal, open, derive, authenticate, wrap, zeroize.
 //!
 //! Every construction here is a published one, named in the doc comment of the function that
-//! offers it; the library behind them is aws-lc-rs (and aes-siv, argon2). Every label that keeps
+//! offers it; the library behind them is AWS-LC, through aws-lc-rs (and aes-siv, argon2). Every label that keeps
 //! two uses of one key apart stands in [`labels`].
 //!
 //! # Why a nonce cannot repeat
@@ -19,11 +19,15 @@
 //! - Names and symbolic links use AES-SIV, which has no nonce to lose.
 
 pub mod aead;
+pub mod asymmetric;
 pub mod kdf;
 pub mod labels;
 pub mod mac;
 pub mod secret;
 pub mod siv;
+pub mod wrap;
+#[cfg(test)]
+mod wycheproof;
 
 pub use aead::{AeadKey, Nonce, NonceRun, TAG_LEN};
 pub use secret::{Secret, SecretVec};
@@ -37,6 +41,12 @@ pub enum CryptoError {
     /// A key, nonce or buffer of the wrong length reached the library.
     #[error("a {what} has a length that the algorithm does not take")]
     BadLength {
+        /// Which input it was.
+        what: &'static str,
+    },
+    /// A key that is not what it should be, or an algorithm that the key does not have.
+    #[error("the {what} is not one that the key's spec takes")]
+    Rejected {
         /// Which input it was.
         what: &'static str,
     },

@@ -24,9 +24,10 @@ pub(crate) fn errno(error: &VolumeError) -> i32 {
         VolumeError::Revoked { .. } => libc::EKEYREVOKED,
         VolumeError::Damaged { .. } => libc::EIO,
         VolumeError::Crypto(error) => match error {
-            CryptoError::NotAuthentic | CryptoError::BadLength { .. } | CryptoError::Library { .. } => {
-                libc::EIO
-            }
+            CryptoError::NotAuthentic
+            | CryptoError::BadLength { .. }
+            | CryptoError::Rejected { .. }
+            | CryptoError::Library { .. } => libc::EIO,
         },
         VolumeError::NotFound => libc::ENOENT,
         VolumeError::Exists => libc::EEXIST,
@@ -124,9 +125,9 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
         VolumeError::Damaged { .. } | VolumeError::Crypto(CryptoError::NotAuthentic) => {
             Some("restore it from a copy; the rest of the volume is not affected")
         }
-        VolumeError::Crypto(CryptoError::BadLength { .. } | CryptoError::Library { .. }) => {
-            Some("nothing was written; try again")
-        }
+        VolumeError::Crypto(
+            CryptoError::BadLength { .. } | CryptoError::Rejected { .. } | CryptoError::Library { .. },
+        ) => Some("nothing was written; try again"),
         // One arm for each: a new kind of error must be thought about here.
         VolumeError::Backing { .. }
         | VolumeError::NotFound
