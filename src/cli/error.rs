@@ -155,7 +155,9 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         | KmsErrorKind::InvalidAliasName
         | KmsErrorKind::InvalidArn
         | KmsErrorKind::InvalidKeyUsage
+        | KmsErrorKind::InvalidMac
         | KmsErrorKind::InvalidMarker
+        | KmsErrorKind::InvalidSignature
         | KmsErrorKind::Internal
         | KmsErrorKind::InvalidState(_)
         | KmsErrorKind::LimitExceeded

@@ -61,6 +61,12 @@ struct Create {
     /// Name it at once, alias/NAME (CreateAlias)
     #[arg(long)]
     alias: Option<String>,
+    /// What kind of key: SYMMETRIC_DEFAULT, RSA_2048, ECC_NIST_P256, HMAC_256, ML_DSA_65 ...
+    #[arg(long)]
+    key_spec: Option<String>,
+    /// What it does: ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC or KEY_AGREEMENT
+    #[arg(long)]
+    key_usage: Option<String>,
     /// Label, of which a key may have several
     #[arg(long, value_name = "NAME=VALUE", value_parser = tag)]
     tag: Vec<Tag>,
@@ -200,6 +206,8 @@ fn create(session: &Session, args: &Create) -> Result<()> {
     let alias = args.alias.as_deref().map(service::own_alias).transpose()?;
     let request = CreateKeyRequest {
         description: args.description.clone(),
+        key_spec: args.key_spec.clone(),
+        key_usage: args.key_usage.clone(),
         tags: args.tag.clone(),
         ..CreateKeyRequest::default()
     };
@@ -228,9 +236,11 @@ fn show(session: &Session, key: &KeyMetadata) -> Result<()> {
         ("aliases", if names.is_empty() { "-".to_owned() } else { names.join(" ") }),
         ("state", state(key.key_state).to_owned()),
         ("manager", key.key_manager.to_owned()),
-        ("key material", key.current_key_material_id.clone()),
+        ("spec", key.key_spec.to_owned()),
+        ("usage", key.key_usage.to_owned()),
         ("made", time(key.creation_date)),
     ];
+    facts.extend(key.current_key_material_id.clone().map(|id| ("key material", id)));
     if !key.description.is_empty() {
         facts.push(("description", key.description.clone()));
     }
@@ -316,7 +326,7 @@ fn rotate(session: &Session, args: &Named) -> Result<()> {
     }
     let request = DescribeKeyRequest { key_id: answer.key_id.clone(), ..DescribeKeyRequest::default() };
     let material = session.call(request)?.key_metadata.current_key_material_id;
-    output::facts(&[("rotated", answer.key_id), ("key material", material)])
+    output::facts(&[("rotated", answer.key_id), ("key material", material.unwrap_or_default())])
 }
 
 fn rotation(session: &Session, args: &Rotation) -> Result<()> {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::blob::{KeyMaterial, MaterialId};
+use super::blob::MaterialId;
 use super::root::RootKey;
 use super::rows::{self, KeyRow, MaterialRow};
+use super::spec::Material;
 use super::{KmsError, KmsErrorKind};
 use crate::iam::{AccountId, AliasName, KeyArn, KeyId, Region};
 use crate::store::ReadTx;
@@ -22,7 +23,7 @@ pub struct Key {
     pub row: KeyRow,
     /// Oldest first, with their numbers.
     pub materials: Vec<(u32, MaterialRow)>,
-    opened: RwLock<HashMap<MaterialId, Arc<KeyMaterial>>>,
+    opened: RwLock<HashMap<MaterialId, Arc<Material>>>,
 }
 
 impl Key {
@@ -49,12 +50,12 @@ impl Key {
     }
 
     /// Material of this name, opened; None if the key has none such.
-    pub fn material(&self, root: &RootKey, id: &MaterialId) -> Result<Option<Arc<KeyMaterial>>, KmsError> {
+    pub fn material(&self, root: &RootKey, id: &MaterialId) -> Result<Option<Arc<Material>>, KmsError> {
         if let Some(material) = self.opened.read().get(id) {
             return Ok(Some(material.clone()));
         }
         let Some((_, row)) = self.materials.iter().find(|(_, row)| row.id == *id) else { return Ok(None) };
-        let material = Arc::new(rows::open_material(root, &self.arn, row)?);
+        let material = Arc::new(rows::open_material(root, &self.arn, self.row.spec, row)?);
         self.opened.write().insert(*id, material.clone());
         Ok(Some(material))
     }

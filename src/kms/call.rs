@@ -13,6 +13,7 @@ use super::session::Caller;
 use super::state::{Needs, State};
 use super::{KmsError, KmsErrorKind, rows};
 use crate::audit::Resource;
+use crate::crypto::SecretVec;
 use crate::iam::{
     AccountId, AliasName, Denial, IamError, KeyArn, KeyId, Principal, Request, may_in_account, may_use_key,
 };
@@ -62,6 +63,8 @@ pub struct Call<'a, 't> {
     pub now: Timestamp,
     pub generation: u64,
     pub tx: Tx<'t>,
+    /// What the operation prepared.
+    pub prepared: Option<&'a SecretVec>,
     /// For the event.
     pub notes: Notes,
     /// Events of the service's own that go with the request's.

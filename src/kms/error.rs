@@ -38,12 +38,16 @@ pub enum KmsErrorKind {
     InvalidGrantToken,
     /// InvalidKeyUsageException.
     InvalidKeyUsage,
+    /// KMSInvalidMacException.
+    InvalidMac,
     /// InvalidMarkerException.
     InvalidMarker,
     /// KMSInternalException: a damaged or unreadable store.
     Internal,
     /// KMSInvalidStateException, with the state that refused.
     InvalidState(KeyState),
+    /// KMSInvalidSignatureException.
+    InvalidSignature,
     /// LimitExceededException.
     LimitExceeded,
     /// MalformedPolicyDocumentException.
@@ -77,9 +81,11 @@ impl KmsErrorKind {
             Self::InvalidCiphertext => "InvalidCiphertextException",
             Self::InvalidGrantToken => "InvalidGrantTokenException",
             Self::InvalidKeyUsage => "InvalidKeyUsageException",
+            Self::InvalidMac => "KMSInvalidMacException",
             Self::InvalidMarker => "InvalidMarkerException",
             Self::Internal => "KMSInternalException",
             Self::InvalidState(_) => "KMSInvalidStateException",
+            Self::InvalidSignature => "KMSInvalidSignatureException",
             Self::LimitExceeded => "LimitExceededException",
             Self::MalformedPolicyDocument => "MalformedPolicyDocumentException",
             Self::NotFound => "NotFoundException",

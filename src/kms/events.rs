@@ -50,6 +50,16 @@ pub struct Parameters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_spec: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_pair_spec: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signing_algorithm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac_algorithm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_agreement_algorithm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key_usage: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<&'a str>,

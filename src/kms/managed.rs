@@ -4,6 +4,7 @@ use super::cache::Key;
 use super::region::Core;
 use super::rows::{self, AliasRow, KeyRow, Manager, Rotation, ScheduleRow};
 use super::schedule::USUAL_PERIOD;
+use super::spec::{KeySpec, KeyUsage};
 use super::state::State;
 use super::{KmsError, KmsErrorKind, events};
 use crate::audit;
@@ -42,9 +43,16 @@ pub fn ensure(region: &Core, account: &AccountId, name: &str) -> Result<String, 
         tags: Vec::new(),
         current: 0,
         on_demand: 0,
+        spec: KeySpec::Symmetric,
+        usage: KeyUsage::EncryptDecrypt,
     };
     rows::new_key(&mut *tx, &id, &row)?;
-    rows::put_material(&mut *tx, &id, 0, &rows::make_material(&region.root, &arn, now, Rotation::First)?)?;
+    rows::put_material(
+        &mut *tx,
+        &id,
+        0,
+        &rows::make_material(&region.root, &arn, row.spec, now, Rotation::First)?,
+    )?;
     rows::set_schedule(&mut *tx, &id, Some(&ScheduleRow::from(now, USUAL_PERIOD)), true)?;
     let alias_row = AliasRow { key: (id.multi_region, id.bytes), created: now, updated: now };
     rows::put_alias(&mut *tx, account, &alias, &alias_row, None)?;

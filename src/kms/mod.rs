@@ -20,6 +20,7 @@ mod rows;
 mod schedule;
 mod service;
 mod session;
+mod spec;
 mod state;
 pub mod wire;
 

@@ -10,14 +10,17 @@ use super::events::Parameters;
 use super::session::Session;
 use super::wire::{
     CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest,
-    DescribeKeyRequest, DisableKeyRequest, DisableKeyRotationRequest, EnableKeyRequest,
-    EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyRequest, GenerateDataKeyWithoutPlaintextRequest,
-    GenerateRandomRequest, GetKeyLastUsageRequest, GetKeyPolicyRequest, GetKeyRotationStatusRequest,
+    DeriveSharedSecretRequest, DescribeKeyRequest, DisableKeyRequest, DisableKeyRotationRequest,
+    EnableKeyRequest, EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyPairRequest,
+    GenerateDataKeyPairWithoutPlaintextRequest, GenerateDataKeyRequest,
+    GenerateDataKeyWithoutPlaintextRequest, GenerateMacRequest, GenerateRandomRequest,
+    GetKeyLastUsageRequest, GetKeyPolicyRequest, GetKeyRotationStatusRequest, GetPublicKeyRequest,
     ListAliasesRequest, ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest, ReEncryptRequest,
-    RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, TagResourceRequest, UntagResourceRequest,
-    UpdateAliasRequest, UpdateKeyDescriptionRequest,
+    RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, SignRequest, TagResourceRequest,
+    UntagResourceRequest, UpdateAliasRequest, UpdateKeyDescriptionRequest, VerifyMacRequest, VerifyRequest,
 };
 use super::{KmsError, KmsErrorKind};
+use crate::crypto::SecretVec;
 use std::sync::Arc;
 
 /// How an operation sees the store.
@@ -74,6 +77,11 @@ pub trait Operation: InTable + DeserializeOwned + Send + Sync {
         false
     }
 
+    /// What takes long and needs no view of the store, done once and before one is opened: new key material.
+    fn prepare(&self) -> std::result::Result<Option<SecretVec>, KmsError> {
+        Ok(None)
+    }
+
     /// Does it. The keys are those of the subjects, authorised and in a state that allows it.
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response>;
 }
@@ -111,6 +119,14 @@ operations! {
     ReEncryptRequest, "ReEncrypt", Crypto, read_only true;
     GenerateDataKeyRequest, "GenerateDataKey", Crypto, read_only true;
     GenerateDataKeyWithoutPlaintextRequest, "GenerateDataKeyWithoutPlaintext", Crypto, read_only true;
+    GenerateDataKeyPairRequest, "GenerateDataKeyPair", Crypto, read_only true;
+    GenerateDataKeyPairWithoutPlaintextRequest, "GenerateDataKeyPairWithoutPlaintext", Crypto, read_only true;
+    GetPublicKeyRequest, "GetPublicKey", Crypto, read_only true;
+    SignRequest, "Sign", Crypto, read_only true;
+    VerifyRequest, "Verify", Crypto, read_only true;
+    GenerateMacRequest, "GenerateMac", Crypto, read_only true;
+    VerifyMacRequest, "VerifyMac", Crypto, read_only true;
+    DeriveSharedSecretRequest, "DeriveSharedSecret", Crypto, read_only true;
     EnableKeyRotationRequest, "EnableKeyRotation", Change, read_only false;
     DisableKeyRotationRequest, "DisableKeyRotation", Change, read_only false;
     GetKeyRotationStatusRequest, "GetKeyRotationStatus", Read, read_only true;

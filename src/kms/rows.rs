@@ -11,19 +11,20 @@
 //! - `region`: `generation` -> 8; `root` -> a known text under the root key; `purge` -> nothing, while deleted
 //!   material may still be in the log of the store
 //!
-//! Rows are a version byte and postcard; numbers in keys are big-endian, so that their order is that of time.
+//! Rows are a version byte and postcard (a KeyRow of version 1 ends before the spec: it is symmetric); numbers in keys are big-endian, so that their order is that of time.
 
 use std::ops::Bound;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::blob::{KeyMaterial, MaterialId};
+use super::blob::MaterialId;
 use super::root::RootKey;
+use super::spec::{KeySpec, KeyUsage, Material};
 use super::state::State;
 use super::wire::Tag;
 use super::{KmsError, KmsErrorKind};
-use crate::crypto::{AeadKey, CryptoError, Secret, kdf, labels, random};
+use crate::crypto::{AeadKey, CryptoError, SecretVec, kdf, labels, random};
 use crate::iam::{AccountId, AliasName, KeyArn, KeyId, KeyPolicy, Region};
 use crate::store::{Item, ReadTx, StoreError, WriteTx, prefix_end};
 
@@ -38,9 +39,9 @@ const ROTATION: &str = "rotation";
 const ROTATION_DUE: &str = "rotation-due";
 const REGION: &str = "region";
 const ROW_VERSION: u8 = 1;
+/// Of keys' rows, since they name a spec.
+const KEY_ROW_VERSION: u8 = 2;
 const SALT: usize = 16;
-/// The spec in the associated data of material.
-const SYMMETRIC: &str = "SYMMETRIC_DEFAULT";
 /// What a store's root key is recognised by.
 const CHECK: &[u8] = b"kmsfs region";
 
@@ -85,6 +86,46 @@ pub struct KeyRow {
     pub current: u32,
     /// Rotations on demand so far.
     pub on_demand: u32,
+    /// What kind it is.
+    pub spec: KeySpec,
+    /// What it is for.
+    pub usage: KeyUsage,
+}
+
+impl KeyRow {
+    /// How it encrypts, if that is its use.
+    pub fn encryption_algorithms(&self) -> Vec<&'static str> {
+        match (self.usage, self.spec) {
+            (KeyUsage::EncryptDecrypt, KeySpec::Symmetric) => vec![self.spec.name()],
+            (KeyUsage::EncryptDecrypt, KeySpec::Pair(spec)) => {
+                spec.encryption_algorithms().iter().map(|a| a.name()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// How it signs, if that is its use.
+    pub fn signing_algorithms(&self) -> Vec<&'static str> {
+        match (self.usage, self.spec) {
+            (KeyUsage::SignVerify, KeySpec::Pair(spec)) => {
+                spec.signing_algorithms().iter().map(|a| a.name()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// How it agrees, if that is its use.
+    pub fn key_agreement_algorithms(&self) -> Vec<&'static str> {
+        if self.usage == KeyUsage::KeyAgreement { vec!["ECDH"] } else { Vec::new() }
+    }
+
+    /// How it makes codes, if that is its use.
+    pub fn mac_algorithms(&self) -> Vec<&'static str> {
+        match self.spec {
+            KeySpec::Hmac(hmac) => vec![hmac.name()],
+            KeySpec::Symmetric | KeySpec::Pair(_) => Vec::new(),
+        }
+    }
 }
 
 /// When a key rotates by itself.
@@ -128,8 +169,8 @@ impl AliasRow {
     }
 }
 
-fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>, KmsError> {
-    let out = vec![ROW_VERSION];
+fn encode<T: Serialize>(version: u8, row: &T) -> Result<Vec<u8>, KmsError> {
+    let out = vec![version];
     postcard::to_extend(row, out).map_err(|e| damaged(&format!("a row cannot be written: {e}")))
 }
 
@@ -191,11 +232,24 @@ fn under(
 }
 
 pub fn key(tx: &dyn ReadTx, id: &KeyId) -> Result<Option<KeyRow>, KmsError> {
-    tx.get(KEYS, &packed(id))?.map(|row| decode("a key", &row)).transpose()
+    tx.get(KEYS, &packed(id))?.map(|row| decode_key(&row)).transpose()
+}
+
+fn decode_key(row: &[u8]) -> Result<KeyRow, KmsError> {
+    let bad = |_| damaged("a key");
+    match row.split_first() {
+        Some((&KEY_ROW_VERSION, rest)) => postcard::from_bytes(rest).map_err(bad),
+        Some((&1, rest)) => {
+            let ending = (KeySpec::Symmetric, KeyUsage::EncryptDecrypt);
+            let whole = postcard::to_extend(&ending, rest.to_vec()).map_err(bad)?;
+            postcard::from_bytes(&whole).map_err(bad)
+        }
+        _ => Err(damaged("a key")),
+    }
 }
 
 pub fn put_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), KmsError> {
-    Ok(tx.put(KEYS, &packed(id), &encode(row)?)?)
+    Ok(tx.put(KEYS, &packed(id), &encode(KEY_ROW_VERSION, row)?)?)
 }
 
 /// Writes a key that was not there before.
@@ -249,7 +303,7 @@ pub fn put_material(
     number: u32,
     row: &MaterialRow,
 ) -> Result<(), KmsError> {
-    Ok(tx.put(MATERIAL, &[&packed(id)[..], &number.to_be_bytes()].concat(), &encode(row)?)?)
+    Ok(tx.put(MATERIAL, &[&packed(id)[..], &number.to_be_bytes()].concat(), &encode(ROW_VERSION, row)?)?)
 }
 
 pub fn alias(tx: &dyn ReadTx, account: &AccountId, name: &AliasName) -> Result<Option<AliasRow>, KmsError> {
@@ -272,7 +326,7 @@ pub fn put_alias(
         tx.delete(KEY_ALIASES, &[&packed(before), name.as_str().as_bytes()].concat())?;
     }
     tx.put(KEY_ALIASES, &[&packed(&row.key()), name.as_str().as_bytes()].concat(), b"")?;
-    Ok(tx.put(ALIASES, &alias_key(account, name.as_str()), &encode(row)?)?)
+    Ok(tx.put(ALIASES, &alias_key(account, name.as_str()), &encode(ROW_VERSION, row)?)?)
 }
 
 pub fn delete_alias(
@@ -351,7 +405,7 @@ pub fn set_schedule(
     }
     match row {
         Some(row) => {
-            tx.put(ROTATION, &packed(id), &encode(row)?)?;
+            tx.put(ROTATION, &packed(id), &encode(ROW_VERSION, row)?)?;
             if enabled {
                 tx.put(ROTATION_DUE, &due_key(row.next, id), b"")?;
             }
@@ -431,28 +485,45 @@ fn aad(parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-fn material_aad(arn: &KeyArn, id: &MaterialId) -> Vec<u8> {
-    aad(&[MATERIAL.as_bytes(), arn.to_string().as_bytes(), id, SYMMETRIC.as_bytes()])
+fn material_aad(arn: &KeyArn, id: &MaterialId, spec: KeySpec) -> Vec<u8> {
+    aad(&[MATERIAL.as_bytes(), arn.to_string().as_bytes(), id, spec.name().as_bytes()])
 }
 
 /// Fresh material for a key, sealed for its row.
 pub fn make_material(
     root: &RootKey,
     arn: &KeyArn,
+    spec: KeySpec,
+    since: i64,
+    rotation: Rotation,
+) -> Result<MaterialRow, CryptoError> {
+    seal_material(root, arn, spec, &spec.generate()?, since, rotation)
+}
+
+/// Material that was made before, sealed for its row.
+pub fn seal_material(
+    root: &RootKey,
+    arn: &KeyArn,
+    spec: KeySpec,
+    material: &SecretVec,
     since: i64,
     rotation: Rotation,
 ) -> Result<MaterialRow, CryptoError> {
     let id: MaterialId = random()?;
-    let material = Secret::<32>::generate()?;
-    let sealed = seal(root, &material_aad(arn, &id), material.expose())?;
+    let sealed = seal(root, &material_aad(arn, &id, spec), material.expose())?;
     Ok(MaterialRow { id, since, rotation, sealed })
 }
 
 /// Material as it may be used.
-pub fn open_material(root: &RootKey, arn: &KeyArn, row: &MaterialRow) -> Result<KeyMaterial, KmsError> {
-    let opened = open(root, &material_aad(arn, &row.id), &row.sealed).map(zeroize::Zeroizing::new);
-    let secret = opened.and_then(|bytes| Secret::from_slice(&bytes));
-    secret.map(KeyMaterial).map_err(|_| damaged(&format!("the material of {arn} does not authenticate")))
+pub fn open_material(
+    root: &RootKey,
+    arn: &KeyArn,
+    spec: KeySpec,
+    row: &MaterialRow,
+) -> Result<Material, KmsError> {
+    let opened = open(root, &material_aad(arn, &row.id, spec), &row.sealed).map(zeroize::Zeroizing::new);
+    let material = opened.and_then(|bytes| spec.load(&bytes));
+    material.map_err(|_| damaged(&format!("the material of {arn} does not authenticate")))
 }
 
 /// Writes what a new region's store begins with.
@@ -471,4 +542,23 @@ pub fn belongs(tx: &dyn ReadTx, root: &RootKey, region: &Region) -> Result<bool,
 /// Names a key's tags as rows do.
 pub fn tag_pairs(tags: &[Tag]) -> Vec<(String, String)> {
     tags.iter().map(|t| (t.tag_key.clone(), t.tag_value.clone())).collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::kms::region::RegionService;
+    use crate::store::{Durability, Store};
+
+    /// Rewrites a symmetric key's row as version 1 had it.
+    pub fn write_first_version(region: &RegionService, id: &str) {
+        let id: KeyId = id.parse().unwrap();
+        let mut tx = region.store.write(Durability::Synced).unwrap();
+        let row = tx.get(KEYS, &packed(&id)).unwrap().unwrap();
+        let ending =
+            postcard::to_extend(&(KeySpec::Symmetric, KeyUsage::EncryptDecrypt), Vec::new()).unwrap();
+        let old = [&[1], &row.strip_suffix(ending.as_slice()).unwrap()[1..]].concat();
+        tx.put(KEYS, &packed(&id), &old).unwrap();
+        tx.commit().unwrap();
+    }
 }

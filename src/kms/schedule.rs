@@ -40,7 +40,7 @@ pub fn rotate(
     how: Rotation,
 ) -> Result<Vec<u8>, KmsError> {
     let number = key.materials.last().map_or(0, |(number, _)| number + 1);
-    let material = rows::make_material(&region.root, &key.arn, now.as_millisecond(), how)?;
+    let material = rows::make_material(&region.root, &key.arn, row.spec, now.as_millisecond(), how)?;
     rows::put_material(tx, &key.arn.key, number, &material)?;
     rows::put_key(tx, &key.arn.key, &KeyRow { current: number, ..row })?;
     events::by_the_service(region, key, "RotateKey", Some(now))

@@ -127,7 +127,7 @@ impl Session {
 
     /// The one entry.
     fn enter<O: Operation>(&self, via: Option<&'static str>, request: &O) -> Result<O::Response, KmsError> {
-        let entry = Entry::new(self, via, O::ROW)?;
+        let mut entry = Entry::new(self, via, O::ROW)?;
         let bounds = request.check().and_then(|()| match request.grant_tokens() {
             [] => Ok(()),
             // There are no grants yet whose tokens these could be.
@@ -136,6 +136,7 @@ impl Session {
         if let Err(error) = bounds {
             return Err(entry.fail(Some(request.parameters()), Notes::default(), None, error)?);
         }
+        entry.prepared = request.prepare()?;
         for _ in 0..TRIES {
             match entry.attempt(request)? {
                 Attempt::Done(answer) => return answer,
@@ -194,11 +195,12 @@ struct Entry<'a> {
     via: Option<&'static str>,
     row: &'static Row,
     request_id: String,
+    prepared: Option<SecretVec>,
 }
 
 impl<'a> Entry<'a> {
     fn new(session: &'a Session, via: Option<&'static str>, row: &'static Row) -> Result<Self, KmsError> {
-        Ok(Self { session, via, row, request_id: audit::uuid()? })
+        Ok(Self { session, via, row, request_id: audit::uuid()?, prepared: None })
     }
 
     fn event(&self, time: jiff::Timestamp) -> CallEvent<'_> {
@@ -251,6 +253,7 @@ impl<'a> Entry<'a> {
             now: region.clock.now(),
             generation,
             tx,
+            prepared: self.prepared.as_ref(),
             notes: Notes::default(),
             service_events: Vec::new(),
         };
@@ -389,7 +392,7 @@ impl KeyService for Session {
         )?;
         Ok(Decrypted {
             key_arn: answer.key_id,
-            key_material_id: Some(answer.key_material_id),
+            key_material_id: answer.key_material_id,
             plaintext: answer.plaintext,
         })
     }

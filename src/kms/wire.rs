@@ -33,6 +33,9 @@ macro_rules! response {
     };
 }
 
+mod pairs;
+pub use pairs::*;
+
 /// A label of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -44,17 +47,17 @@ pub struct Tag {
 }
 
 request! {
-    /// CreateKey. Here only symmetric keys of the service's own material.
+    /// CreateKey. Here only keys of the service's own material.
     CreateKeyRequest {
         /// A key policy; None: the default policy, the only one so far.
         policy: Option<String>,
         /// At most 8192 characters.
         description: Option<String>,
-        /// ENCRYPT_DECRYPT.
+        /// What it is for; only symmetric keys go without.
         key_usage: Option<String>,
         /// The older name of KeySpec.
         customer_master_key_spec: Option<String>,
-        /// SYMMETRIC_DEFAULT.
+        /// SYMMETRIC_DEFAULT (the default), RSA_2048 and so on.
         key_spec: Option<String>,
         /// AWS_KMS.
         origin: Option<String>,
@@ -374,7 +377,7 @@ response! {
         enabled: bool,
         /// Free text.
         description: String,
-        /// ENCRYPT_DECRYPT.
+        /// What it is for.
         key_usage: &'static str,
         /// Its state.
         key_state: KeyState,
@@ -386,14 +389,20 @@ response! {
         key_manager: &'static str,
         /// The older name of KeySpec.
         customer_master_key_spec: &'static str,
-        /// SYMMETRIC_DEFAULT.
+        /// What kind it is.
         key_spec: &'static str,
-        /// SYMMETRIC_DEFAULT.
-        encryption_algorithms: Vec<&'static str>,
+        /// If it is for encryption.
+        #[serde(skip_serializing_if = "Vec::is_empty")] encryption_algorithms: Vec<&'static str>,
+        /// If it is for signatures.
+        #[serde(skip_serializing_if = "Vec::is_empty")] signing_algorithms: Vec<&'static str>,
+        /// If it is for agreement.
+        #[serde(skip_serializing_if = "Vec::is_empty")] key_agreement_algorithms: Vec<&'static str>,
         /// A multi-Region key.
         multi_region: bool,
-        /// The material that Encrypt uses.
-        current_key_material_id: String,
+        /// If it is for codes.
+        #[serde(skip_serializing_if = "Vec::is_empty")] mac_algorithms: Vec<&'static str>,
+        /// The material that Encrypt uses, of a symmetric key.
+        #[serde(skip_serializing_if = "Option::is_none")] current_key_material_id: Option<String>,
     }
 }
 /// Answer of CreateKey.
@@ -480,10 +489,10 @@ response! {
         key_id: String,
         /// The plaintext.
         #[serde(with = "blob_secret")] plaintext: SecretVec,
-        /// SYMMETRIC_DEFAULT.
+        /// As asked for.
         encryption_algorithm: &'static str,
-        /// 64 hex digits.
-        key_material_id: String,
+        /// 64 hex digits, of a symmetric key.
+        #[serde(skip_serializing_if = "Option::is_none")] key_material_id: Option<String>,
     }
 }
 response! {
@@ -496,14 +505,14 @@ response! {
         source_key_id: String,
         /// ARN of the key it is under.
         key_id: String,
-        /// SYMMETRIC_DEFAULT.
+        /// As asked for.
         source_encryption_algorithm: &'static str,
-        /// SYMMETRIC_DEFAULT.
+        /// As asked for.
         destination_encryption_algorithm: &'static str,
-        /// 64 hex digits.
-        source_key_material_id: String,
-        /// 64 hex digits.
-        destination_key_material_id: String,
+        /// 64 hex digits, of a symmetric key.
+        #[serde(skip_serializing_if = "Option::is_none")] source_key_material_id: Option<String>,
+        /// 64 hex digits, of a symmetric key.
+        #[serde(skip_serializing_if = "Option::is_none")] destination_key_material_id: Option<String>,
     }
 }
 response! {

@@ -73,7 +73,9 @@ fn key_errno(kind: KmsErrorKind) -> i32 {
         KmsErrorKind::Internal
         | KmsErrorKind::AlreadyExists
         | KmsErrorKind::InvalidAliasName
+        | KmsErrorKind::InvalidMac
         | KmsErrorKind::InvalidMarker
+        | KmsErrorKind::InvalidSignature
         | KmsErrorKind::MalformedPolicyDocument
         | KmsErrorKind::DryRun
         | KmsErrorKind::InvalidGrantToken
@@ -111,7 +113,9 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
             | KmsErrorKind::Validation
             | KmsErrorKind::AlreadyExists
             | KmsErrorKind::InvalidAliasName
+            | KmsErrorKind::InvalidMac
             | KmsErrorKind::InvalidMarker
+            | KmsErrorKind::InvalidSignature
             | KmsErrorKind::MalformedPolicyDocument
             | KmsErrorKind::DryRun
             | KmsErrorKind::InvalidGrantToken

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::pairs::unsuited;
 use super::{SYMMETRIC_DEFAULT, invalid, limit, only, refused, unsupported, usable};
 use crate::audit::Additional;
+use crate::crypto::asymmetric::Oaep;
 use crate::crypto::{CryptoError, SecretVec, fill_random};
 use crate::kms::blob::{self, CiphertextBlob, MaterialId};
 use crate::kms::cache::Key;
@@ -13,6 +15,7 @@ use crate::kms::call::{Call, Name, Result, Subject, no_ciphertext};
 use crate::kms::events::{Parameters, some};
 use crate::kms::operation::{InTable, Operation};
 use crate::kms::region::Fault;
+use crate::kms::spec::{KeyUsage, Material};
 use crate::kms::state::Needs;
 use crate::kms::wire::{
     DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse, GenerateDataKeyRequest,
@@ -23,45 +26,141 @@ use crate::kms::{EncryptionContext, KmsError, KmsErrorKind, check};
 
 const MAX_PLAINTEXT: usize = 4096;
 
-/// Seals under a key's current material; the material's id too.
-fn seal(
-    call: &Call<'_, '_>,
+/// A key's current material.
+pub fn material_of(call: &Call<'_, '_>, key: &Key) -> Result<Arc<Material>> {
+    Ok(key.material(&call.region.root, &key.current()?)?.ok_or_else(no_ciphertext)?)
+}
+
+/// Refuses a key that is for something else.
+pub fn used_for(key: &Key, usage: KeyUsage, operation: &str) -> Result<()> {
+    if key.row.usage == usage {
+        return Ok(());
+    }
+    let (arn, usage) = (&key.arn_text, key.row.usage.name());
+    let message = format!("{arn} key usage is {usage} which is not valid for {operation}.");
+    Err(refused(KmsErrorKind::InvalidKeyUsage, message))
+}
+
+/// Seals under a symmetric key's current material; the material's id too.
+pub fn seal(
+    call: &mut Call<'_, '_>,
     key: &Key,
     plaintext: &[u8],
     context: &EncryptionContext,
 ) -> Result<(Vec<u8>, MaterialId)> {
     let id = key.current()?;
-    let material = key.material(&call.region.root, &id)?.ok_or_else(no_ciphertext)?;
-    Ok((blob::seal(&key.arn, &id, &material, plaintext, context)?, id))
+    let sealed = blob::seal(&key.arn, &id, material_of(call, key)?.symmetric()?, plaintext, context)?;
+    call.notes.additional = material(&id);
+    Ok((sealed, id))
 }
 
-/// Opens a blob under the material that it names.
-fn open(
-    call: &Call<'_, '_>,
-    key: &Key,
-    bytes: &[u8],
-    context: &EncryptionContext,
-) -> Result<(SecretVec, MaterialId)> {
-    let blob = CiphertextBlob::parse(bytes).ok_or_else(no_ciphertext)?;
-    let material = key.material(&call.region.root, &blob.material)?.ok_or_else(no_ciphertext)?;
-    match blob.open(&key.arn, &material, context) {
-        Ok(plaintext) => Ok((plaintext, blob.material)),
-        Err(CryptoError::NotAuthentic) => Err(no_ciphertext()),
-        Err(other) => Err(other.into()),
+/// How a request encrypts.
+#[derive(Clone, Copy)]
+enum Cipher {
+    Symmetric,
+    Oaep(Oaep),
+}
+
+impl Cipher {
+    /// The algorithm of a request whose name was checked.
+    fn of(name: Option<&str>) -> std::result::Result<Self, KmsError> {
+        match name {
+            None | Some(SYMMETRIC_DEFAULT) => Ok(Self::Symmetric),
+            Some(name) => match Oaep::from_name(name) {
+                Some(oaep) => Ok(Self::Oaep(oaep)),
+                None => Err(unsupported(&format!("this key service has no encryption algorithm {name}"))),
+            },
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Symmetric => SYMMETRIC_DEFAULT,
+            Self::Oaep(oaep) => oaep.name(),
+        }
+    }
+
+    /// The bounds of the fields that go with an algorithm: RSA has no context, and names no key in its ciphertexts.
+    fn check(
+        name: Option<&str>,
+        context: &EncryptionContext,
+        ciphertext_of: Option<Option<&str>>,
+    ) -> std::result::Result<(), KmsError> {
+        let Self::Oaep(oaep) = Self::of(name)? else { return Ok(()) };
+        if !context.is_empty() {
+            let message = format!("{} takes no encryption context; leave it out.", oaep.name());
+            return Err(invalid(&message));
+        }
+        if ciphertext_of == Some(None) {
+            return Err(invalid("KeyId is required for ciphertexts of asymmetric keys."));
+        }
+        Ok(())
+    }
+
+    /// Refuses keys that are for something else, or have other algorithms.
+    fn suits(self, key: &Key, operation: &str) -> Result<()> {
+        used_for(key, KeyUsage::EncryptDecrypt, operation)?;
+        if key.row.encryption_algorithms().contains(&self.name()) {
+            Ok(())
+        } else {
+            Err(unsuited(key, self.name()))
+        }
+    }
+
+    /// The ciphertext, and the material's id under a symmetric key.
+    fn seal(
+        self,
+        call: &mut Call<'_, '_>,
+        key: &Key,
+        plaintext: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<(Vec<u8>, Option<MaterialId>)> {
+        let oaep = match self {
+            Self::Symmetric => return seal(call, key, plaintext, context).map(|(c, id)| (c, Some(id))),
+            Self::Oaep(oaep) => oaep,
+        };
+        let public = material_of(call, key)?.pair()?.public_key()?;
+        let sealed = public.encrypt(oaep, plaintext).map_err(|error| match error {
+            CryptoError::BadLength { .. } => {
+                let most = public.encrypts_at_most(oaep).unwrap_or(0);
+                let (name, spec) = (oaep.name(), key.row.spec.name());
+                let message = format!("{name} under a key of {spec} takes at most {most} bytes.");
+                Fault::Refused(invalid(&message))
+            }
+            other => other.into(),
+        })?;
+        Ok((sealed, None))
+    }
+
+    /// The plaintext, and the material's id under a symmetric key.
+    fn open(
+        self,
+        call: &Call<'_, '_>,
+        key: &Key,
+        bytes: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<(SecretVec, Option<MaterialId>)> {
+        let (opened, id) = match self {
+            Self::Symmetric => {
+                let blob = CiphertextBlob::parse(bytes).ok_or_else(no_ciphertext)?;
+                let material = key.material(&call.region.root, &blob.material)?.ok_or_else(no_ciphertext)?;
+                (blob.open(&key.arn, material.symmetric()?, context), Some(blob.material))
+            }
+            Self::Oaep(oaep) => (material_of(call, key)?.pair()?.decrypt(oaep, bytes), None),
+        };
+        match opened {
+            Ok(plaintext) => Ok((plaintext, id)),
+            Err(CryptoError::NotAuthentic) => Err(no_ciphertext()),
+            Err(other) => Err(other.into()),
+        }
     }
 }
 
-/// An algorithm that symmetric keys do not have.
-fn symmetric(key: &Key, algorithm: Option<&str>) -> Result<()> {
-    match algorithm {
-        None | Some(SYMMETRIC_DEFAULT) => Ok(()),
-        Some(other) => Err(refused(
-            KmsErrorKind::InvalidKeyUsage,
-            format!(
-                "Algorithm {other} and key spec SYMMETRIC_DEFAULT of {} do not go together.",
-                key.arn_text
-            ),
-        )),
+/// The key of a ciphertext: RSA's does not name it.
+fn ciphertext_of<'a>(bytes: &'a [u8], key_id: Option<&'a str>, algorithm: Option<&str>) -> Name<'a> {
+    match (Cipher::of(algorithm), key_id) {
+        (Ok(Cipher::Oaep(_)), Some(key_id)) => Name::KeyOrAlias(key_id),
+        _ => Name::Ciphertext(bytes, key_id),
     }
 }
 
@@ -69,7 +168,7 @@ fn material(id: &MaterialId) -> Option<Additional> {
     Some(Additional { key_material_id: Some(hex::encode(id)), ..Additional::default() })
 }
 
-fn no_enclaves(recipient: Option<&Value>) -> std::result::Result<(), KmsError> {
+pub fn no_enclaves(recipient: Option<&Value>) -> std::result::Result<(), KmsError> {
     match recipient {
         None | Some(Value::Null) => Ok(()),
         Some(_) => Err(unsupported("this key service knows no enclaves; leave Recipient out")),
@@ -88,7 +187,8 @@ impl Operation for EncryptRequest {
         check::length("plaintext", self.plaintext.len(), 1, MAX_PLAINTEXT)?;
         check::context("encryptionContext", &self.encryption_context)?;
         check::grant_tokens(&self.grant_tokens)?;
-        check::algorithm("encryptionAlgorithm", self.encryption_algorithm.as_deref())
+        check::algorithm("encryptionAlgorithm", self.encryption_algorithm.as_deref())?;
+        Cipher::check(self.encryption_algorithm.as_deref(), &self.encryption_context, None)
     }
 
     fn subjects(&self) -> Vec<Subject<'_>> {
@@ -115,11 +215,12 @@ impl Operation for EncryptRequest {
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
         let key = only(keys)?;
-        symmetric(key, self.encryption_algorithm.as_deref())?;
-        let (ciphertext_blob, id) = seal(call, key, self.plaintext.expose(), &self.encryption_context)?;
-        call.notes.additional = material(&id);
+        let cipher = Cipher::of(self.encryption_algorithm.as_deref())?;
+        cipher.suits(key, "Encrypt")?;
+        let (plaintext, context) = (self.plaintext.expose(), &self.encryption_context);
+        let (ciphertext_blob, _) = cipher.seal(call, key, plaintext, context)?;
         let key_id = key.arn_text.clone();
-        Ok(EncryptResponse { ciphertext_blob, key_id, encryption_algorithm: SYMMETRIC_DEFAULT })
+        Ok(EncryptResponse { ciphertext_blob, key_id, encryption_algorithm: cipher.name() })
     }
 }
 
@@ -131,12 +232,15 @@ impl Operation for DecryptRequest {
         check::key_id_option("keyId", self.key_id.as_deref())?;
         check::context("encryptionContext", &self.encryption_context)?;
         check::grant_tokens(&self.grant_tokens)?;
-        check::algorithm("encryptionAlgorithm", self.encryption_algorithm.as_deref())?;
+        let algorithm = self.encryption_algorithm.as_deref();
+        check::algorithm("encryptionAlgorithm", algorithm)?;
+        Cipher::check(algorithm, &self.encryption_context, Some(self.key_id.as_deref()))?;
         no_enclaves(self.recipient.as_ref())
     }
 
     fn subjects(&self) -> Vec<Subject<'_>> {
-        let name = Name::Ciphertext(&self.ciphertext_blob, self.key_id.as_deref());
+        let algorithm = self.encryption_algorithm.as_deref();
+        let name = ciphertext_of(&self.ciphertext_blob, self.key_id.as_deref(), algorithm);
         vec![Subject { name, action: Self::ROW.action, needs: Needs::Usable }]
     }
 
@@ -160,15 +264,22 @@ impl Operation for DecryptRequest {
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
         let key = only(keys)?;
-        symmetric(key, self.encryption_algorithm.as_deref())?;
-        let (plaintext, id) = open(call, key, &self.ciphertext_blob, &self.encryption_context)?;
-        call.notes.additional = material(&id);
+        let cipher = Cipher::of(self.encryption_algorithm.as_deref())?;
+        cipher.suits(key, "Decrypt")?;
+        let (plaintext, id) = cipher.open(call, key, &self.ciphertext_blob, &self.encryption_context)?;
+        call.notes.additional = id.as_ref().and_then(material);
         Ok(DecryptResponse {
             key_id: key.arn_text.clone(),
             plaintext,
-            encryption_algorithm: SYMMETRIC_DEFAULT,
-            key_material_id: hex::encode(id),
+            encryption_algorithm: cipher.name(),
+            key_material_id: id.map(hex::encode),
         })
+    }
+}
+
+impl ReEncryptRequest {
+    fn algorithms(&self) -> (Option<&str>, Option<&str>) {
+        (self.source_encryption_algorithm.as_deref(), self.destination_encryption_algorithm.as_deref())
     }
 }
 
@@ -182,12 +293,15 @@ impl Operation for ReEncryptRequest {
         check::context("sourceEncryptionContext", &self.source_encryption_context)?;
         check::context("destinationEncryptionContext", &self.destination_encryption_context)?;
         check::grant_tokens(&self.grant_tokens)?;
-        check::algorithm("sourceEncryptionAlgorithm", self.source_encryption_algorithm.as_deref())?;
-        check::algorithm("destinationEncryptionAlgorithm", self.destination_encryption_algorithm.as_deref())
+        let (from, to) = self.algorithms();
+        check::algorithm("sourceEncryptionAlgorithm", from)?;
+        check::algorithm("destinationEncryptionAlgorithm", to)?;
+        Cipher::check(from, &self.source_encryption_context, Some(self.source_key_id.as_deref()))?;
+        Cipher::check(to, &self.destination_encryption_context, None)
     }
 
     fn subjects(&self) -> Vec<Subject<'_>> {
-        let source = Name::Ciphertext(&self.ciphertext_blob, self.source_key_id.as_deref());
+        let source = ciphertext_of(&self.ciphertext_blob, self.source_key_id.as_deref(), self.algorithms().0);
         let destination = Name::KeyOrAlias(&self.destination_key_id);
         vec![
             Subject { name: source, action: "kms:ReEncryptFrom", needs: Needs::Usable },
@@ -227,25 +341,28 @@ impl Operation for ReEncryptRequest {
         let [source, destination] = keys else {
             return Err(refused(KmsErrorKind::Internal, "the request names no two keys"));
         };
-        symmetric(source, self.source_encryption_algorithm.as_deref())?;
-        symmetric(destination, self.destination_encryption_algorithm.as_deref())?;
-        let (plaintext, from) = open(call, source, &self.ciphertext_blob, &self.source_encryption_context)?;
-        let (ciphertext_blob, to) =
-            seal(call, destination, plaintext.expose(), &self.destination_encryption_context)?;
-        let (from, to) = (hex::encode(from), hex::encode(to));
+        let (from, to) = self.algorithms();
+        let (from, to) = (Cipher::of(from)?, Cipher::of(to)?);
+        from.suits(source, "ReEncrypt")?;
+        to.suits(destination, "ReEncrypt")?;
+        let (plaintext, opened) =
+            from.open(call, source, &self.ciphertext_blob, &self.source_encryption_context)?;
+        let (ciphertext_blob, sealed) =
+            to.seal(call, destination, plaintext.expose(), &self.destination_encryption_context)?;
+        let (opened, sealed) = (opened.map(hex::encode), sealed.map(hex::encode));
         call.notes.additional = Some(Additional {
-            source_key_material_id: Some(from.clone()),
-            destination_key_material_id: Some(to.clone()),
+            source_key_material_id: opened.clone(),
+            destination_key_material_id: sealed.clone(),
             ..Additional::default()
         });
         Ok(ReEncryptResponse {
             ciphertext_blob,
             source_key_id: source.arn_text.clone(),
             key_id: destination.arn_text.clone(),
-            source_encryption_algorithm: SYMMETRIC_DEFAULT,
-            destination_encryption_algorithm: SYMMETRIC_DEFAULT,
-            source_key_material_id: from,
-            destination_key_material_id: to,
+            source_encryption_algorithm: from.name(),
+            destination_encryption_algorithm: to.name(),
+            source_key_material_id: opened,
+            destination_key_material_id: sealed,
         })
     }
 }
@@ -277,7 +394,6 @@ fn data_key(
 ) -> Result<(SecretVec, Vec<u8>, MaterialId)> {
     let plaintext = random_secret(len)?;
     let (ciphertext, id) = seal(call, key, plaintext.expose(), context)?;
-    call.notes.additional = material(&id);
     Ok((plaintext, ciphertext, id))
 }
 
@@ -321,6 +437,7 @@ macro_rules! data_keys {
 
             fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
                 let key = only(keys)?;
+                Cipher::Symmetric.suits(key, Self::ROW.name)?;
                 let len = data_key_len(self.key_spec.as_deref(), self.number_of_bytes)?;
                 let made = data_key(call, key, len, &self.encryption_context)?;
                 Ok($answer(key.arn_text.clone(), made))

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{SYMMETRIC_DEFAULT, bad_marker, invalid, key, limit, only, page, refused, unsupported};
 use crate::audit::{self, Found};
+use crate::crypto::SecretVec;
 use crate::iam::{KeyArn, KeyId, KeyPolicy};
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Name, Result, Subject};
@@ -13,6 +14,7 @@ use crate::kms::events::Parameters;
 use crate::kms::operation::{InTable, Operation};
 use crate::kms::rows::{self, KeyRow, Manager, Rotation};
 use crate::kms::schedule::{self, DAY};
+use crate::kms::spec::{KeySpec, KeyUsage};
 use crate::kms::state::{Needs, State, Step};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateKeyRequest, DescribeKeyRequest, DescribeKeyResponse, DisableKeyRequest,
@@ -77,7 +79,7 @@ fn describe(arn: &KeyArn, row: &KeyRow, current: &[u8; 32]) -> Result<DescribeKe
         creation_date: Timestamp::from_millisecond(row.created).map_err(damaged)?,
         enabled: row.state == State::Enabled,
         description: row.description.clone(),
-        key_usage: "ENCRYPT_DECRYPT",
+        key_usage: row.usage.name(),
         key_state: row.state.visible(),
         deletion_date: row.state.deletion(),
         origin: "AWS_KMS",
@@ -85,13 +87,44 @@ fn describe(arn: &KeyArn, row: &KeyRow, current: &[u8; 32]) -> Result<DescribeKe
             Manager::Customer => "CUSTOMER",
             Manager::Service => "AWS",
         },
-        customer_master_key_spec: SYMMETRIC_DEFAULT,
-        key_spec: SYMMETRIC_DEFAULT,
-        encryption_algorithms: vec![SYMMETRIC_DEFAULT],
+        customer_master_key_spec: row.spec.name(),
+        key_spec: row.spec.name(),
+        encryption_algorithms: row.encryption_algorithms(),
+        signing_algorithms: row.signing_algorithms(),
+        key_agreement_algorithms: row.key_agreement_algorithms(),
         multi_region: arn.key.multi_region,
-        current_key_material_id: hex::encode(current),
+        mac_algorithms: row.mac_algorithms(),
+        current_key_material_id: (row.spec == KeySpec::Symmetric).then(|| hex::encode(current)),
     };
     Ok(DescribeKeyResponse { key_metadata })
+}
+
+impl CreateKeyRequest {
+    fn asked_spec(&self) -> &str {
+        self.key_spec.as_deref().or(self.customer_master_key_spec.as_deref()).unwrap_or(SYMMETRIC_DEFAULT)
+    }
+
+    /// The spec and the usage, which must go together.
+    fn kind(&self) -> std::result::Result<(KeySpec, KeyUsage), KmsError> {
+        let name = self.asked_spec();
+        let spec = KeySpec::from_name(name).filter(|spec| !spec.usages().is_empty());
+        let Some(spec) = spec else {
+            return Err(unsupported(&format!("this key service makes no keys of the spec {name}")));
+        };
+        let asked = match (self.key_usage.as_deref(), spec) {
+            (Some(usage), _) => usage,
+            (None, KeySpec::Symmetric) => KeyUsage::EncryptDecrypt.name(),
+            (None, _) => {
+                return Err(invalid(
+                    "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.",
+                ));
+            }
+        };
+        match KeyUsage::from_name(asked).filter(|usage| spec.usages().contains(usage)) {
+            Some(usage) => Ok((spec, usage)),
+            None => Err(invalid(&format!("KeyUsage {asked} is not compatible with KeySpec {name}"))),
+        }
+    }
 }
 
 impl Operation for CreateKeyRequest {
@@ -110,13 +143,7 @@ impl Operation for CreateKeyRequest {
         check::one_of("keyUsage", self.key_usage.as_deref(), &USAGES)?;
         check::one_of("origin", self.origin.as_deref(), &ORIGINS)?;
         check::tags(&self.tags)?;
-        if spec.is_some_and(|s| s != SYMMETRIC_DEFAULT) {
-            return Err(unsupported("this key service makes symmetric keys only, so far"));
-        }
-        if let Some(usage) = self.key_usage.as_deref().filter(|u| *u != "ENCRYPT_DECRYPT") {
-            let message = format!("KeyUsage {usage} is not compatible with KeySpec SYMMETRIC_DEFAULT");
-            return Err(invalid(&message));
-        }
+        self.kind()?;
         if self.origin.as_deref().is_some_and(|o| o != "AWS_KMS") {
             return Err(unsupported("this key service makes key material itself, so far"));
         }
@@ -141,7 +168,7 @@ impl Operation for CreateKeyRequest {
     fn parameters(&self) -> Parameters<'_> {
         Parameters {
             description: Some(self.description.as_deref().unwrap_or("")),
-            key_spec: Some(self.key_spec.as_deref().unwrap_or(SYMMETRIC_DEFAULT)),
+            key_spec: Some(self.asked_spec()),
             key_usage: Some(self.key_usage.as_deref().unwrap_or("ENCRYPT_DECRYPT")),
             origin: Some(self.origin.as_deref().unwrap_or("AWS_KMS")),
             multi_region: Some(self.multi_region.unwrap_or(false)),
@@ -149,6 +176,11 @@ impl Operation for CreateKeyRequest {
             tags: Some(&self.tags[..]).filter(|t| !t.is_empty()),
             ..Parameters::default()
         }
+    }
+
+    /// An RSA key takes up to seconds, in which nobody else could write.
+    fn prepare(&self) -> std::result::Result<Option<SecretVec>, KmsError> {
+        Ok(Some(self.kind()?.0.generate()?))
     }
 
     fn act(&self, call: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
@@ -159,6 +191,7 @@ impl Operation for CreateKeyRequest {
                 format!("the account has {MOST_KEYS} keys, and no more are allowed"),
             ));
         }
+        let (spec, usage) = self.kind()?;
         let (id, now) = (KeyId::generate(false)?, call.now.as_millisecond());
         let arn = KeyArn { region: call.region.region.clone(), account, key: id };
         let row = KeyRow {
@@ -171,8 +204,11 @@ impl Operation for CreateKeyRequest {
             tags: rows::tag_pairs(&self.tags),
             current: 0,
             on_demand: 0,
+            spec,
+            usage,
         };
-        let material = rows::make_material(&call.region.root, &arn, now, Rotation::First)?;
+        let made = call.prepared.ok_or_else(|| refused(KmsErrorKind::Internal, "no material was made"))?;
+        let material = rows::seal_material(&call.region.root, &arn, spec, made, now, Rotation::First)?;
         let tx = call.writer()?;
         rows::new_key(tx, &id, &row)?;
         rows::put_material(tx, &id, 0, &material)?;

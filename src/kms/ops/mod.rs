@@ -4,6 +4,7 @@ mod aliases;
 mod crypto;
 mod keys;
 mod labels;
+mod pairs;
 mod rotation;
 
 use std::sync::Arc;
@@ -11,11 +12,9 @@ use std::sync::Arc;
 use super::cache::Key;
 use super::call::{Name, Result, Subject};
 use super::region::Fault;
+use super::spec::SYMMETRIC_DEFAULT;
 use super::state::Needs;
 use super::{KmsError, KmsErrorKind};
-
-/// The one encryption algorithm of symmetric keys.
-const SYMMETRIC_DEFAULT: &str = "SYMMETRIC_DEFAULT";
 
 /// A key by its id or ARN.
 fn key<'a>(id: &'a str, action: &'static str, needs: Needs) -> Vec<Subject<'a>> {

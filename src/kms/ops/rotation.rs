@@ -11,6 +11,7 @@ use crate::kms::events::Parameters;
 use crate::kms::operation::{InTable, Operation};
 use crate::kms::rows::{self, KeyRow, Rotation, ScheduleRow};
 use crate::kms::schedule::{self, USUAL_PERIOD};
+use crate::kms::spec::KeySpec;
 use crate::kms::state::{Needs, State};
 use crate::kms::wire::{
     DisableKeyRotationRequest, EnableKeyRotationRequest, GetKeyRotationStatusRequest,
@@ -27,6 +28,17 @@ fn moment(milliseconds: i64, arn: &str) -> Result<Timestamp> {
 
 /// Rotations on demand that a key has in its life.
 const MOST_ON_DEMAND: u32 = 25;
+
+/// The key of a request, if it is one that rotates.
+fn rotates(keys: &[Arc<Key>]) -> Result<&Arc<Key>> {
+    let key = only(keys)?;
+    if key.row.spec == KeySpec::Symmetric {
+        return Ok(key);
+    }
+    let (arn, spec) = (&key.arn_text, key.row.spec.name());
+    let message = format!("{arn} has the key spec {spec}; only symmetric encryption keys rotate.");
+    Err(refused(KmsErrorKind::UnsupportedOperation, message))
+}
 
 impl Operation for EnableKeyRotationRequest {
     type Response = ();
@@ -49,7 +61,7 @@ impl Operation for EnableKeyRotationRequest {
     }
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<()> {
-        let key = only(keys)?;
+        let key = rotates(keys)?;
         let period = self.rotation_period_in_days.and_then(|days| u32::try_from(days).ok());
         let (period, now) = (period.unwrap_or(USUAL_PERIOD), call.now.as_millisecond());
         let tx = call.writer()?;
@@ -80,7 +92,7 @@ impl Operation for DisableKeyRotationRequest {
     }
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<()> {
-        let key = only(keys)?;
+        let key = rotates(keys)?;
         rows::set_schedule(call.writer()?, &key.arn.key, None, true)?;
         call.notes.changed = Some(key.arn_text.clone());
         Ok(())
@@ -132,7 +144,7 @@ impl Operation for RotateKeyOnDemandRequest {
     }
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
-        let key = only(keys)?;
+        let key = rotates(keys)?;
         if key.row.on_demand >= MOST_ON_DEMAND {
             let message = format!(
                 "{} was rotated on demand {MOST_ON_DEMAND} times, and no more are allowed",

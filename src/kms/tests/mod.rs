@@ -5,6 +5,7 @@ mod keys;
 mod labels;
 mod log;
 mod model;
+mod pairs;
 mod schedule;
 mod shared;
 mod speed;
