@@ -28,7 +28,7 @@ const MAX_PLAINTEXT: usize = 4096;
 
 /// A key's current material.
 pub fn material_of(call: &Call<'_, '_>, key: &Key) -> Result<Arc<Material>> {
-    Ok(key.material(&call.region.root, &key.current()?)?.ok_or_else(no_ciphertext)?)
+    key.material(&call.region.root, &key.current()?)?.ok_or_else(no_ciphertext)
 }
 
 /// Refuses a key that is for something else.
