@@ -1,9 +1,20 @@
 //! Layer 3: who is calling, and what they may. Names are built by a fallible parse and trusted from then on.
 
-mod decide;
+mod condition;
+mod context;
+mod evaluate;
+mod json;
+mod key_policy;
 mod names;
+mod pattern;
+mod policy;
 mod principal;
+#[cfg(test)]
+mod tests;
 
-pub use decide::{Denial, KeyPolicy, Request, may_in_account, may_use_key};
+pub use context::Context;
+pub use evaluate::{Access, Attached, Decision, Ground, Layer, Refusal, ResourcePolicy, evaluate};
+pub use key_policy::KeyPolicy;
 pub use names::{AccountId, AliasName, IamError, KeyArn, KeyId, Region};
+pub use policy::{Effect, Named, Policy, PolicyKind, Statement};
 pub use principal::Principal;

@@ -23,6 +23,17 @@ pub enum IamError {
     /// Not the ARN of a KMS key.
     #[error("Invalid arn {0}")]
     KeyArn(String),
+    /// Not the ARN of a root, user, role or session.
+    #[error(
+        "{0:?} is not the ARN of a root, user, role or assumed-role session, such as arn:aws:iam::000000000000:user/alice"
+    )]
+    Principal(String),
+    /// A policy document that is none: what is wrong, in AWS's words where it has any.
+    #[error("{0}")]
+    MalformedPolicy(String),
+    /// A policy document of more characters than this.
+    #[error("the policy is longer than {0} characters; make it shorter")]
+    PolicyLength(usize),
 }
 
 /// Twelve digits.

@@ -10,7 +10,7 @@ use super::root::RootKey;
 use super::rows::{self, KeyRow, MaterialRow};
 use super::spec::Material;
 use super::{KmsError, KmsErrorKind};
-use crate::iam::{AccountId, AliasName, KeyArn, KeyId, Region};
+use crate::iam::{AccountId, AliasName, KeyArn, KeyId, Policy, Region};
 use crate::store::ReadTx;
 
 /// A key with all its material.
@@ -21,6 +21,8 @@ pub struct Key {
     pub arn_text: String,
     /// What the store says of it.
     pub row: KeyRow,
+    /// The row's policy, read.
+    pub policy: Policy,
     /// Oldest first, with their numbers.
     pub materials: Vec<(u32, MaterialRow)>,
     opened: RwLock<HashMap<MaterialId, Arc<Material>>>,
@@ -30,13 +32,13 @@ impl Key {
     /// Reads a key.
     pub fn load(tx: &dyn ReadTx, region: &Region, id: &KeyId) -> Result<Option<Self>, KmsError> {
         let Some(row) = rows::key(tx, id)? else { return Ok(None) };
-        let account: AccountId = row
-            .account
-            .parse()
-            .map_err(|_| KmsError::new(KmsErrorKind::Internal, format!("the row of key {id} is damaged")))?;
+        let damaged = |_| KmsError::new(KmsErrorKind::Internal, format!("the row of key {id} is damaged"));
+        let account: AccountId = row.account.parse().map_err(damaged)?;
+        let policy = row.policy.read(&account, region).map_err(damaged)?;
         let arn = KeyArn { region: region.clone(), account, key: *id };
         let arn_text = arn.to_string();
-        Ok(Some(Self { arn, arn_text, row, materials: rows::materials(tx, id)?, opened: RwLock::default() }))
+        let materials = rows::materials(tx, id)?;
+        Ok(Some(Self { arn, arn_text, row, policy, materials, opened: RwLock::default() }))
     }
 
     /// The name of the current material.

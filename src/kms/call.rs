@@ -15,7 +15,8 @@ use super::{KmsError, KmsErrorKind, rows};
 use crate::audit::Resource;
 use crate::crypto::SecretVec;
 use crate::iam::{
-    AccountId, AliasName, Denial, IamError, KeyArn, KeyId, Principal, Request, may_in_account, may_use_key,
+    Access, AccountId, AliasName, Context, IamError, KeyArn, KeyId, Layer, Policy, Principal, Refusal,
+    ResourcePolicy, evaluate,
 };
 use crate::store::{ReadTx, WriteTx};
 
@@ -65,6 +66,8 @@ pub struct Call<'a, 't> {
     pub tx: Tx<'t>,
     /// What the operation prepared.
     pub prepared: Option<&'a SecretVec>,
+    /// Says the condition keys of the operation's parameters.
+    pub conditions: &'a dyn Fn(&mut Context),
     /// For the event.
     pub notes: Notes,
     /// Events of the service's own that go with the request's.
@@ -177,11 +180,10 @@ impl Call<'_, '_> {
                 }
             };
             self.note(&key.arn);
-            if let Err(denial) = may_use_key(&self.request(subject.action), &key.arn.account, &key.row.policy)
-            {
-                return Err(match (subject.name, self.denial(denial, subject.action, &key.arn_text)) {
-                    (Name::Ciphertext(..), error) => self.hidden(subject.action, error.message),
-                    (_, error) => Fault::Refused(error),
+            if let Err(error) = self.may_use_key(subject.action, &key, &key.policy) {
+                return Err(match subject.name {
+                    Name::Ciphertext(..) => self.hidden(subject.action, error.message),
+                    _ => Fault::Refused(error),
                 });
             }
             keys.push((key, subject.needs));
@@ -197,20 +199,69 @@ impl Call<'_, '_> {
         self.notes.resources.push(Resource::key(arn.account.as_str(), arn.to_string()));
     }
 
-    fn request<'r>(&'r self, action: &'r str) -> Request<'r> {
-        Request { principal: &self.caller.principal, via: self.via, action }
+    /// May the caller do this to a key that has this policy?
+    pub fn may_use_key(&self, action: &str, key: &Key, policy: &Policy) -> std::result::Result<(), KmsError> {
+        let mut context = Context::new();
+        if policy.reads_context() {
+            self.say(&mut context);
+            context.set("kms:KeySpec", "SYMMETRIC_DEFAULT");
+            context.set("kms:KeyUsage", "ENCRYPT_DECRYPT");
+            context.set("kms:KeyOrigin", "AWS_KMS");
+            context.set("kms:MultiRegion", key.arn.key.multi_region.to_string());
+        }
+        let policy = ResourcePolicy { owner: &key.arn.account, policy };
+        self.decide(action, &key.arn_text, &context, Some(policy))
     }
 
     fn in_account(&self, action: &str, account: &AccountId, resource: &str) -> Result<()> {
-        may_in_account(&self.request(action), account)
-            .map_err(|denial| Fault::Refused(self.denial(denial, action, resource)))
+        if self.account() != account {
+            return Err(Fault::Refused(self.denial(&Refusal::Missing(Layer::Identity), action, resource)));
+        }
+        self.decide(action, resource, &Context::new(), None).map_err(Fault::Refused)
     }
 
-    fn denial(&self, denial: Denial, action: &str, resource: &str) -> KmsError {
-        let (who, why) = (self.caller.principal.arn(), denial.reason(action));
-        let message = format!(
-            "User: {who} is not authorized to perform: {action} on resource: {resource} because {why}"
-        );
+    fn decide(
+        &self,
+        action: &str,
+        resource: &str,
+        context: &Context,
+        resource_policy: Option<ResourcePolicy<'_>>,
+    ) -> std::result::Result<(), KmsError> {
+        let access = Access {
+            principal: &self.caller.principal,
+            action,
+            resource,
+            context,
+            identity: &[],
+            boundary: None,
+            session: &[],
+            resource_policy,
+            grant: &|| None,
+        };
+        match evaluate(&access) {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(self.denial(&refusal, action, resource)),
+        }
+    }
+
+    /// Says what the request is, without regard to a key.
+    fn say(&self, context: &mut Context) {
+        self.caller.principal.describe(context);
+        let region = self.region.region.as_str();
+        context.set("aws:RequestedRegion", region);
+        context.set("aws:SourceIp", self.caller.source_ip.as_str());
+        context.set("aws:UserAgent", self.caller.user_agent.as_str());
+        context.set("aws:CurrentTime", self.now.to_string());
+        context.set("aws:EpochTime", self.now.as_second().to_string());
+        context.set("aws:ViaAWSService", self.via.is_some().to_string());
+        if let Some(via) = self.via {
+            context.set("kms:ViaService", format!("{via}.{region}.amazonaws.com"));
+        }
+        (self.conditions)(context);
+    }
+
+    fn denial(&self, refusal: &Refusal<'_>, action: &str, resource: &str) -> KmsError {
+        let message = refusal.sentence(&self.caller.principal, action, resource);
         KmsError::new(KmsErrorKind::AccessDenied, message)
     }
 
@@ -225,7 +276,12 @@ impl Call<'_, '_> {
             text.parse().map_err(|e: IamError| refused(KmsErrorKind::InvalidAliasName, e.to_string()))?;
         let arn = self.alias_arn(&account, name.as_str());
         if name.is_reserved() {
-            return Err(Fault::Refused(self.denial(Denial::Reserved, action, &arn)));
+            let message = format!(
+                "User: {} is not authorized to perform: {action} on resource: {arn} because names that begin with \
+                 alias/aws/ are kept for keys that services manage",
+                self.caller.principal.arn()
+            );
+            return Err(refused(KmsErrorKind::AccessDenied, message));
         }
         self.in_account(action, &account, &arn)?;
         Ok((account, name))
@@ -252,7 +308,7 @@ impl Call<'_, '_> {
             if account == self.account() {
                 return fault;
             }
-            Fault::Refused(self.denial(Denial::NoResourcePolicy, action, text))
+            Fault::Refused(self.denial(&Refusal::Missing(Layer::Resource), action, text))
         };
         if text.starts_with("arn:") {
             if let Some(arn) = alias_arn(text)

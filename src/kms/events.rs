@@ -171,14 +171,19 @@ impl CallEvent<'_> {
 
 fn identity(principal: &Principal, via: Option<&'static str>) -> Identity {
     let account = principal.account().to_string();
-    match principal {
-        Principal::Root(_) => Identity {
-            kind: "Root".into(),
-            principal_id: Some(account.clone()),
-            arn: Some(principal.arn()),
-            account_id: Some(account),
-            invoked_by: via.map(Cow::Borrowed),
-        },
+    let kind = match principal {
+        Principal::Root(_) => "Root",
+        Principal::User { .. } => "IAMUser",
+        Principal::Role { .. } => "Role",
+        Principal::Session { .. } => "AssumedRole",
+        Principal::Service { .. } => "AWSService",
+    };
+    Identity {
+        kind: kind.into(),
+        principal_id: matches!(principal, Principal::Root(_)).then(|| account.clone()),
+        arn: Some(principal.arn()),
+        account_id: Some(account),
+        invoked_by: via.map(Cow::Borrowed),
     }
 }
 

@@ -21,6 +21,7 @@ use super::wire::{
 };
 use super::{KmsError, KmsErrorKind};
 use crate::crypto::SecretVec;
+use crate::iam::Context;
 use std::sync::Arc;
 
 /// How an operation sees the store.
@@ -81,6 +82,8 @@ pub trait Operation: InTable + DeserializeOwned + Send + Sync {
     fn prepare(&self) -> std::result::Result<Option<SecretVec>, KmsError> {
         Ok(None)
     }
+    /// The condition keys that its parameters give, for policies.
+    fn conditions(&self, _: &mut Context) {}
 
     /// Does it. The keys are those of the subjects, authorised and in a state that allows it.
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response>;

@@ -16,7 +16,7 @@ use super::wire::{
 use super::{KmsError, KmsErrorKind, managed, rows};
 use crate::audit::{self, AuditError, ChainHead, Filter, Found};
 use crate::crypto::SecretVec;
-use crate::iam::{AccountId, KeyArn, KeyId, Principal, Region};
+use crate::iam::{AccountId, Context, KeyArn, KeyId, Principal, Region};
 use crate::store::{Durability, Store};
 
 /// How often a request is decided anew because keys changed in between, before the caller is told to try again.
@@ -245,6 +245,7 @@ impl<'a> Entry<'a> {
         tx: Tx<'_>,
     ) -> (super::call::Result<O::Response>, Made) {
         let region = &*self.session.region;
+        let conditions = |context: &mut Context| request.conditions(context);
         let mut call = Call {
             region,
             caller: &self.session.caller,
@@ -254,6 +255,7 @@ impl<'a> Entry<'a> {
             generation,
             tx,
             prepared: self.prepared.as_ref(),
+            conditions: &conditions,
             notes: Notes::default(),
             service_events: Vec::new(),
         };
