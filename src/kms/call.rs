@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::blob::CiphertextBlob;
 use super::cache::Key;
 use super::events::Notes;
-use super::operation::Row;
+use super::operation::{Class, Row};
 use super::region::{Core, Fault};
 use super::session::Caller;
 use super::state::{Needs, State};
@@ -67,7 +67,7 @@ pub struct Call<'a, 't> {
     /// What the operation prepared.
     pub prepared: Option<&'a SecretVec>,
     /// Says the condition keys of the operation's parameters.
-    pub conditions: &'a dyn Fn(&mut Context),
+    pub conditions: &'a dyn Fn(&str, &mut Context),
     /// For the event.
     pub notes: Notes,
     /// Events of the service's own that go with the request's.
@@ -180,7 +180,17 @@ impl Call<'_, '_> {
                 }
             };
             self.note(&key.arn);
-            if let Err(error) = self.may_use_key(subject.action, &key, &key.policy) {
+            let alias = match subject.name {
+                Name::KeyOrAlias(text) => text.find("alias/").map(|at| &text[at..]),
+                Name::Ciphertext(_, within) => within.and_then(|t| t.find("alias/").map(|at| &t[at..])),
+                Name::Key(_) | Name::Alias(_) | Name::NewAlias(_) => None,
+            };
+            let decided = if self.works_on(&key.arn) {
+                self.may_use_key(subject.action, &key.arn, &key.policy, alias)
+            } else {
+                Err(self.denial(&Refusal::Missing(Layer::Resource), subject.action, &key.arn_text))
+            };
+            if let Err(error) = decided {
                 return Err(match subject.name {
                     Name::Ciphertext(..) => self.hidden(subject.action, error.message),
                     _ => Fault::Refused(error),
@@ -199,18 +209,41 @@ impl Call<'_, '_> {
         self.notes.resources.push(Resource::key(arn.account.as_str(), arn.to_string()));
     }
 
-    /// May the caller do this to a key that has this policy?
-    pub fn may_use_key(&self, action: &str, key: &Key, policy: &Policy) -> std::result::Result<(), KmsError> {
+    /// Of what is not the use of a key only little works on another account's, whatever its policy says.
+    fn works_on(&self, key: &KeyArn) -> bool {
+        const ACROSS: [&str; 7] = [
+            "CreateGrant",
+            "ListGrants",
+            "RevokeGrant",
+            "RetireGrant",
+            "DescribeKey",
+            "GetKeyRotationStatus",
+            "GetPublicKey",
+        ];
+        key.account == *self.account() || self.row.class == Class::Crypto || ACROSS.contains(&self.row.name)
+    }
+
+    /// May the caller do this to a key that has this policy, and that the request calls by this alias?
+    pub fn may_use_key(
+        &self,
+        action: &str,
+        key: &KeyArn,
+        policy: &Policy,
+        alias: Option<&str>,
+    ) -> std::result::Result<(), KmsError> {
         let mut context = Context::new();
         if policy.reads_context() {
-            self.say(&mut context);
+            self.say(action, &mut context);
+            if let Some(alias) = alias {
+                context.set("kms:RequestAlias", alias);
+            }
             context.set("kms:KeySpec", "SYMMETRIC_DEFAULT");
             context.set("kms:KeyUsage", "ENCRYPT_DECRYPT");
             context.set("kms:KeyOrigin", "AWS_KMS");
-            context.set("kms:MultiRegion", key.arn.key.multi_region.to_string());
+            context.set("kms:MultiRegion", key.key.multi_region.to_string());
         }
-        let policy = ResourcePolicy { owner: &key.arn.account, policy };
-        self.decide(action, &key.arn_text, &context, Some(policy))
+        let policy = ResourcePolicy { owner: &key.account, policy };
+        self.decide(action, &key.to_string(), &context, Some(policy))
     }
 
     fn in_account(&self, action: &str, account: &AccountId, resource: &str) -> Result<()> {
@@ -245,7 +278,7 @@ impl Call<'_, '_> {
     }
 
     /// Says what the request is, without regard to a key.
-    fn say(&self, context: &mut Context) {
+    fn say(&self, action: &str, context: &mut Context) {
         self.caller.principal.describe(context);
         let region = self.region.region.as_str();
         context.set("aws:RequestedRegion", region);
@@ -257,7 +290,7 @@ impl Call<'_, '_> {
         if let Some(via) = self.via {
             context.set("kms:ViaService", format!("{via}.{region}.amazonaws.com"));
         }
-        (self.conditions)(context);
+        (self.conditions)(action, context);
     }
 
     fn denial(&self, refusal: &Refusal<'_>, action: &str, resource: &str) -> KmsError {

@@ -74,6 +74,8 @@ pub struct Parameters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag_keys: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub bypass_policy_lockout_safety_check: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pending_window_in_days: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation_period_in_days: Option<i64>,

@@ -7,6 +7,7 @@ mod check;
 mod clock;
 mod codec;
 mod commit;
+mod conditions;
 mod error;
 mod events;
 mod generation;

@@ -15,13 +15,13 @@ use super::wire::{
     GenerateDataKeyPairWithoutPlaintextRequest, GenerateDataKeyRequest,
     GenerateDataKeyWithoutPlaintextRequest, GenerateMacRequest, GenerateRandomRequest,
     GetKeyLastUsageRequest, GetKeyPolicyRequest, GetKeyRotationStatusRequest, GetPublicKeyRequest,
-    ListAliasesRequest, ListKeyRotationsRequest, ListKeysRequest, ListResourceTagsRequest, ReEncryptRequest,
-    RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, SignRequest, TagResourceRequest,
-    UntagResourceRequest, UpdateAliasRequest, UpdateKeyDescriptionRequest, VerifyMacRequest, VerifyRequest,
+    ListAliasesRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
+    ListResourceTagsRequest, PutKeyPolicyRequest, ReEncryptRequest, RotateKeyOnDemandRequest,
+    ScheduleKeyDeletionRequest, SignRequest, TagResourceRequest, UntagResourceRequest, UpdateAliasRequest,
+    UpdateKeyDescriptionRequest, VerifyMacRequest, VerifyRequest,
 };
 use super::{KmsError, KmsErrorKind};
 use crate::crypto::SecretVec;
-use crate::iam::Context;
 use std::sync::Arc;
 
 /// How an operation sees the store.
@@ -82,8 +82,6 @@ pub trait Operation: InTable + DeserializeOwned + Send + Sync {
     fn prepare(&self) -> std::result::Result<Option<SecretVec>, KmsError> {
         Ok(None)
     }
-    /// The condition keys that its parameters give, for policies.
-    fn conditions(&self, _: &mut Context) {}
 
     /// Does it. The keys are those of the subjects, authorised and in a state that allows it.
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response>;
@@ -144,6 +142,8 @@ operations! {
     ScheduleKeyDeletionRequest, "ScheduleKeyDeletion", Change, read_only false;
     CancelKeyDeletionRequest, "CancelKeyDeletion", Change, read_only false;
     GetKeyPolicyRequest, "GetKeyPolicy", Read, read_only true;
+    PutKeyPolicyRequest, "PutKeyPolicy", Change, read_only false;
+    ListKeyPoliciesRequest, "ListKeyPolicies", Read, read_only true;
 }
 
 /// Room for every answer that holds a plaintext, so that no copy of it stays where a smaller buffer was.

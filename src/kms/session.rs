@@ -13,7 +13,7 @@ use super::service::{
 use super::wire::{
     DecryptRequest, DescribeKeyRequest, EncryptRequest, GenerateDataKeyRequest, ReEncryptRequest,
 };
-use super::{KmsError, KmsErrorKind, managed, rows};
+use super::{KmsError, KmsErrorKind, conditions, managed, rows};
 use crate::audit::{self, AuditError, ChainHead, Filter, Found};
 use crate::crypto::SecretVec;
 use crate::iam::{AccountId, Context, KeyArn, KeyId, Principal, Region};
@@ -245,7 +245,8 @@ impl<'a> Entry<'a> {
         tx: Tx<'_>,
     ) -> (super::call::Result<O::Response>, Made) {
         let region = &*self.session.region;
-        let conditions = |context: &mut Context| request.conditions(context);
+        let conditions =
+            |action: &str, context: &mut Context| conditions::say(&request.parameters(), action, context);
         let mut call = Call {
             region,
             caller: &self.session.caller,

@@ -49,7 +49,7 @@ pub struct Tag {
 request! {
     /// CreateKey. Here only keys of the service's own material.
     CreateKeyRequest {
-        /// A key policy; None: the default policy, the only one so far.
+        /// A key policy; None: the default policy.
         policy: Option<String>,
         /// At most 8192 characters.
         description: Option<String>,
@@ -361,6 +361,31 @@ request! {
     }
 }
 
+request! {
+    /// PutKeyPolicy.
+    PutKeyPolicyRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// `default`, the only name there is.
+        policy_name: Option<String>,
+        /// JSON.
+        policy: String,
+        /// Allows a policy that its maker cannot change again.
+        bypass_policy_lockout_safety_check: bool,
+    }
+}
+request! {
+    /// ListKeyPolicies.
+    ListKeyPoliciesRequest {
+        /// Key id or key ARN.
+        key_id: String,
+        /// At most 1000.
+        limit: Option<i64>,
+        /// Where the last page ended.
+        marker: Option<String>,
+    }
+}
+
 response! {
     /// What DescribeKey tells of a key.
     #[derive(Debug, PartialEq)]
@@ -660,5 +685,15 @@ response! {
         policy: String,
         /// `default`.
         policy_name: &'static str,
+    }
+}
+response! {
+    /// Answer of ListKeyPolicies.
+    #[derive(Debug)]
+    ListKeyPoliciesResponse {
+        /// `default`.
+        policy_names: Vec<&'static str>,
+        /// Never.
+        truncated: bool,
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::policies::{check_policy, own_policy};
 use super::{SYMMETRIC_DEFAULT, bad_marker, invalid, key, limit, only, page, refused, unsupported};
 use crate::audit::{self, Found};
 use crate::crypto::SecretVec;
@@ -18,9 +19,9 @@ use crate::kms::spec::{KeySpec, KeyUsage};
 use crate::kms::state::{Needs, State, Step};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateKeyRequest, DescribeKeyRequest, DescribeKeyResponse, DisableKeyRequest,
-    EnableKeyRequest, GetKeyLastUsageRequest, GetKeyLastUsageResponse, GetKeyPolicyRequest,
-    GetKeyPolicyResponse, KeyIdResponse, KeyLastUsageData, KeyListEntry, KeyMetadata, ListKeysRequest,
-    ListKeysResponse, ScheduleKeyDeletionRequest, ScheduleKeyDeletionResponse,
+    EnableKeyRequest, GetKeyLastUsageRequest, GetKeyLastUsageResponse, KeyIdResponse, KeyLastUsageData,
+    KeyListEntry, KeyMetadata, ListKeysRequest, ListKeysResponse, ScheduleKeyDeletionRequest,
+    ScheduleKeyDeletionResponse,
 };
 use crate::kms::{KeyState, KmsError, KmsErrorKind, check};
 
@@ -153,10 +154,8 @@ impl Operation for CreateKeyRequest {
         if self.multi_region == Some(true) {
             return Err(unsupported("this key service makes single-Region keys only, so far"));
         }
-        if self.policy.is_some() {
-            return Err(unsupported(
-                "this key service knows the default key policy only, so far; leave Policy out",
-            ));
+        if let Some(policy) = &self.policy {
+            check_policy(policy)?;
         }
         Ok(())
     }
@@ -173,6 +172,8 @@ impl Operation for CreateKeyRequest {
             origin: Some(self.origin.as_deref().unwrap_or("AWS_KMS")),
             multi_region: Some(self.multi_region.unwrap_or(false)),
             policy: self.policy.as_deref(),
+            bypass_policy_lockout_safety_check: Some(true)
+                .filter(|_| self.bypass_policy_lockout_safety_check),
             tags: Some(&self.tags[..]).filter(|t| !t.is_empty()),
             ..Parameters::default()
         }
@@ -194,13 +195,17 @@ impl Operation for CreateKeyRequest {
         let (spec, usage) = self.kind()?;
         let (id, now) = (KeyId::generate(false)?, call.now.as_millisecond());
         let arn = KeyArn { region: call.region.region.clone(), account, key: id };
+        let policy = match &self.policy {
+            Some(text) => own_policy(call, &arn, text, self.bypass_policy_lockout_safety_check)?,
+            None => KeyPolicy::AccountRoot,
+        };
         let row = KeyRow {
             account: arn.account.to_string(),
             created: now,
             description: self.description.clone().unwrap_or_default(),
             manager: Manager::Customer,
             state: State::Enabled,
-            policy: KeyPolicy::AccountRoot,
+            policy,
             tags: rows::tag_pairs(&self.tags),
             current: 0,
             on_demand: 0,
@@ -414,35 +419,5 @@ impl Operation for GetKeyLastUsageRequest {
             // The log goes back to the key's beginning.
             tracking_start_date: created,
         })
-    }
-}
-
-impl Operation for GetKeyPolicyRequest {
-    type Response = GetKeyPolicyResponse;
-
-    fn check(&self) -> std::result::Result<(), KmsError> {
-        check::key_id("keyId", &self.key_id)?;
-        self.policy_name.as_ref().map_or(Ok(()), |n| check::length("policyName", n.len(), 1, 128))
-    }
-
-    fn subjects(&self) -> Vec<Subject<'_>> {
-        key(&self.key_id, Self::ROW.action, Needs::Nothing)
-    }
-
-    fn parameters(&self) -> Parameters<'_> {
-        Parameters {
-            key_id: Some(&self.key_id),
-            policy_name: self.policy_name.as_deref(),
-            ..Parameters::default()
-        }
-    }
-
-    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
-        if self.policy_name.as_deref().is_some_and(|n| n != "default") {
-            return Err(refused(KmsErrorKind::NotFound, "No such policy exists"));
-        }
-        let key = only(keys)?;
-        let policy = key.row.policy.document(&key.arn.account, &call.region.region);
-        Ok(GetKeyPolicyResponse { policy, policy_name: "default" })
     }
 }

@@ -5,6 +5,7 @@ mod crypto;
 mod keys;
 mod labels;
 mod pairs;
+mod policies;
 mod rotation;
 
 use std::sync::Arc;

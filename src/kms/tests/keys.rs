@@ -139,6 +139,8 @@ fn states_allow_what_the_table_says() {
         ("ListResourceTags", json!({"KeyId": "$k"}), ok, ok),
         ("UpdateKeyDescription", json!({"KeyId": "$k", "Description": ""}), ok, pending),
         ("GetKeyPolicy", json!({"KeyId": "$k"}), ok, ok),
+        ("ListKeyPolicies", json!({"KeyId": "$k"}), ok, ok),
+        ("PutKeyPolicy", json!({"KeyId": "$k", "Policy": super::policies::DEFAULT}), ok, ok),
         ("ListKeyRotations", json!({"KeyId": "$k"}), ok, ok),
         ("ListAliases", json!({"KeyId": "$k"}), ok, ok),
         ("ListKeys", json!({}), ok, ok),

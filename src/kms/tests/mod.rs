@@ -6,6 +6,7 @@ mod labels;
 mod log;
 mod model;
 mod pairs;
+mod policies;
 mod schedule;
 mod shared;
 mod speed;
