@@ -45,7 +45,7 @@ pub struct Filter {
     pub principal: Option<String>,
     /// That failed.
     pub errors_only: bool,
-    /// Of this account's log.
+    /// Of this account's log: by its principals, or allowed to others with its keys.
     pub account: Option<String>,
     /// At most this many; None: 50.
     pub limit: Option<usize>,
@@ -62,6 +62,13 @@ pub struct Found {
     pub json: String,
 }
 
+/// Does an event stand in this account's log? The caller's has all, the owner's of a key what was allowed.
+fn is_of(event: &Event, account: &str) -> bool {
+    let allowed = event.error_code.is_none();
+    event.recipient_account_id == account
+        || allowed && event.resources.iter().any(|r| r.account_id == account)
+}
+
 impl Filter {
     fn holds(&self, event: &Event) -> bool {
         let second = |t: &Timestamp| t.as_second();
@@ -70,7 +77,7 @@ impl Filter {
             && self.key.as_ref().is_none_or(|k| event.resources.iter().any(|r| r.arn == *k))
             && self.event_name.as_ref().is_none_or(|n| *n == event.event_name)
             && self.principal.as_ref().is_none_or(|p| event.user_identity.arn.as_ref() == Some(p))
-            && self.account.as_ref().is_none_or(|a| *a == event.recipient_account_id)
+            && self.account.as_ref().is_none_or(|a| is_of(event, a))
             && (!self.errors_only || event.error_code.is_some())
     }
 

@@ -107,6 +107,7 @@ fn null_asks_whether_the_key_is_absent() {
 
 #[test]
 fn values_of_other_types_match_nothing() {
+    assert!(!holds("ArnLike", &["arn:*:*:*:*:*"], &with(&["arn:aws"])));
     for operator in ["NumericEquals", "NumericLessThan", "DateLessThan", "Bool", "BinaryEquals", "IpAddress"]
     {
         let policy = match operator {

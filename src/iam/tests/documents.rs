@@ -204,6 +204,7 @@ fn principals_are_named_by_account_role_and_self() {
         (user, json!({"AWS": user}), true, false),
         (user, json!({"AWS": root}), true, false),
         (session, json!({"AWS": [root, role]}), true, false),
+        (session, json!({"AWS": [root, session]}), true, false),
         (session, json!({"AWS": [root, role, session]}), false, false),
         (root, json!({"AWS": root}), false, false),
         (user, json!("*"), false, false),

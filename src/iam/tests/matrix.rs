@@ -247,3 +247,25 @@ fn a_decision_names_the_statements_it_rests_on() {
         )
     );
 }
+
+#[test]
+fn of_several_statements_the_one_that_reaches_furthest_counts() {
+    let (account, by_name) = (statement("Allow", Some(OWN), None), statement("Allow", Some(USER), None));
+    let all = statement("Allow", Some("*"), None);
+    for statements in [
+        [account.clone(), by_name.clone()],
+        [by_name, account.clone()],
+        [account.clone(), all.clone()],
+        [all, account],
+    ] {
+        let mut scene = Scene::new(USER);
+        scene.key = key(&statements);
+        assert!(scene.decide().is_ok(), "{statements:?}");
+    }
+    // The same within one statement.
+    let mut both = statement("Allow", None, None);
+    both["Principal"] = json!({"AWS": [OWN, USER]});
+    let mut scene = Scene::new(USER);
+    scene.key = key(&[both]);
+    assert!(scene.decide().is_ok());
+}

@@ -169,6 +169,16 @@ fn another_account_uses_a_key_that_names_it_and_does_not_manage_it() {
             "{operation}"
         );
     }
+    // Both accounts' logs have what was allowed, the caller's alone what was not.
+    for (session, name, found) in [
+        (&session, "Decrypt", 1),
+        (&stranger, "Decrypt", 1),
+        (&session, "DisableKey", 0),
+        (&stranger, "DisableKey", 1),
+    ] {
+        let filter = Filter { event_name: Some(name.to_owned()), ..Filter::default() };
+        assert_eq!(session.lookup_events(&filter).unwrap().len(), found, "{name}");
+    }
     // A user of that account needs a policy of its own besides, and has none.
     let alice = as_principal(&bench, "arn:aws:iam::111122223333:user/alice");
     assert!(
