@@ -10,6 +10,7 @@ use super::events::Notes;
 use super::operation::{Class, Row};
 use super::region::{Core, Fault};
 use super::session::Caller;
+use super::spec::{KeySpec, KeyUsage};
 use super::state::{Needs, State};
 use super::{KmsError, KmsErrorKind, rows};
 use crate::audit::Resource;
@@ -186,7 +187,7 @@ impl Call<'_, '_> {
                 Name::Key(_) | Name::Alias(_) | Name::NewAlias(_) => None,
             };
             let decided = if self.works_on(&key.arn) {
-                self.may_use_key(subject.action, &key.arn, &key.policy, alias)
+                self.may_use_key(subject.action, &key.arn, (key.row.spec, key.row.usage), &key.policy, alias)
             } else {
                 Err(self.denial(&Refusal::Missing(Layer::Resource), subject.action, &key.arn_text))
             };
@@ -228,6 +229,7 @@ impl Call<'_, '_> {
         &self,
         action: &str,
         key: &KeyArn,
+        (spec, usage): (KeySpec, KeyUsage),
         policy: &Policy,
         alias: Option<&str>,
     ) -> std::result::Result<(), KmsError> {
@@ -237,8 +239,8 @@ impl Call<'_, '_> {
             if let Some(alias) = alias {
                 context.set("kms:RequestAlias", alias);
             }
-            context.set("kms:KeySpec", "SYMMETRIC_DEFAULT");
-            context.set("kms:KeyUsage", "ENCRYPT_DECRYPT");
+            context.set("kms:KeySpec", spec.name());
+            context.set("kms:KeyUsage", usage.name());
             context.set("kms:KeyOrigin", "AWS_KMS");
             context.set("kms:MultiRegion", key.key.multi_region.to_string());
         }

@@ -196,7 +196,9 @@ impl Operation for CreateKeyRequest {
         let (id, now) = (KeyId::generate(false)?, call.now.as_millisecond());
         let arn = KeyArn { region: call.region.region.clone(), account, key: id };
         let policy = match &self.policy {
-            Some(text) => own_policy(call, &arn, text, self.bypass_policy_lockout_safety_check)?,
+            Some(text) => {
+                own_policy(call, &arn, (spec, usage), text, self.bypass_policy_lockout_safety_check)?
+            }
             None => KeyPolicy::AccountRoot,
         };
         let row = KeyRow {

@@ -8,6 +8,7 @@ use crate::kms::cache::Key;
 use crate::kms::call::{Call, Result, Subject};
 use crate::kms::events::Parameters;
 use crate::kms::operation::{InTable, Operation};
+use crate::kms::spec::{KeySpec, KeyUsage};
 use crate::kms::state::Needs;
 use crate::kms::wire::{
     GetKeyPolicyRequest, GetKeyPolicyResponse, ListKeyPoliciesRequest, ListKeyPoliciesResponse,
@@ -27,7 +28,13 @@ pub fn check_policy(policy: &str) -> std::result::Result<(), KmsError> {
 
 /// Reads a document that is to be a key's policy. Its caller must be able to change it again, unless that check
 /// is bypassed.
-pub fn own_policy(call: &Call<'_, '_>, arn: &KeyArn, text: &str, bypass: bool) -> Result<KeyPolicy> {
+pub fn own_policy(
+    call: &Call<'_, '_>,
+    arn: &KeyArn,
+    kind: (KeySpec, KeyUsage),
+    text: &str,
+    bypass: bool,
+) -> Result<KeyPolicy> {
     let policy = Policy::parse(PolicyKind::Key, text).map_err(|error| {
         let kind = match error {
             IamError::PolicyLength(_) => KmsErrorKind::LimitExceeded,
@@ -35,7 +42,7 @@ pub fn own_policy(call: &Call<'_, '_>, arn: &KeyArn, text: &str, bypass: bool) -
         };
         refused(kind, error.to_string())
     })?;
-    if !bypass && call.may_use_key("kms:PutKeyPolicy", arn, &policy, None).is_err() {
+    if !bypass && call.may_use_key("kms:PutKeyPolicy", arn, kind, &policy, None).is_err() {
         let message = "The new key policy will not allow you to update the key policy in the future.";
         return Err(refused(KmsErrorKind::MalformedPolicyDocument, message));
     }
@@ -107,7 +114,13 @@ impl Operation for PutKeyPolicyRequest {
         is_default(self.policy_name.as_deref())?;
         let key = only(keys)?;
         let mut row = key.row.clone();
-        row.policy = own_policy(call, &key.arn, &self.policy, self.bypass_policy_lockout_safety_check)?;
+        row.policy = own_policy(
+            call,
+            &key.arn,
+            (row.spec, row.usage),
+            &self.policy,
+            self.bypass_policy_lockout_safety_check,
+        )?;
         rows::put_key(call.writer()?, &key.arn.key, &row)?;
         call.notes.changed = Some(key.arn_text.clone());
         Ok(())
