@@ -384,3 +384,66 @@ fn ml_kem() {
     }
     assert!(run > 30, "{run}");
 }
+
+/// Ciphertexts at the edges, under keys that RustCrypto's ml-kem expands from their seeds.
+#[test]
+fn ml_kem_from_seeds() {
+    use mlkem::TestName::*;
+    let mut run = 0;
+    for name in [MlKem512, MlKem768, MlKem1024] {
+        for group in mlkem::TestSet::load(name).unwrap().test_groups {
+            let (_, spec, _) = ML_KEM.into_iter().find(|(set, ..)| *set == group.parameter_set).unwrap();
+            for test in &group.tests {
+                let key = expanded(spec, test.seed.as_ref().unwrap());
+                let opened = key.ok().and_then(|key| {
+                    if let Some(public) = &test.encaps_key {
+                        assert!(key.public_key().unwrap().der().ends_with(public));
+                    }
+                    key.decapsulate(test.ct.as_ref().unwrap()).ok()
+                });
+                let secret = opened.as_ref().map(|secret| secret.expose());
+                judge(
+                    test.result,
+                    secret == Some(&test.shared_secret.as_ref().unwrap()[..]),
+                    (name, test.tc_id),
+                );
+                run += 1;
+            }
+        }
+    }
+    assert!(run > 500, "{run}");
+}
+
+/// The key of a seed (FIPS 203 section 7.1, d | z).
+fn expanded(spec: PairSpec, seed: &[u8]) -> Result<PrivateKey, super::CryptoError> {
+    #[allow(deprecated, reason = "the expanded form is what AWS-LC takes")]
+    fn bytes<K: ml_kem::ExpandedKeyEncoding>(key: &K) -> Vec<u8> {
+        key.to_expanded_bytes().to_vec()
+    }
+    let Ok(seed) = ml_kem::Seed::try_from(seed) else {
+        return Err(super::CryptoError::BadLength { what: "seed" });
+    };
+    let bytes = match spec {
+        PairSpec::MlKem512 => bytes(&ml_kem::DecapsulationKey::<ml_kem::MlKem512>::from_seed(seed)),
+        PairSpec::MlKem768 => bytes(&ml_kem::DecapsulationKey::<ml_kem::MlKem768>::from_seed(seed)),
+        _ => bytes(&ml_kem::DecapsulationKey::<ml_kem::MlKem1024>::from_seed(seed)),
+    };
+    PrivateKey::from_bytes(spec, &bytes)
+}
+
+#[test]
+fn ml_kem_keys() {
+    use mlkem::TestName::*;
+    for name in [MlKem512KeyGenSeed, MlKem768KeyGenSeed, MlKem1024KeyGenSeed] {
+        for group in mlkem::TestSet::load(name).unwrap().test_groups {
+            let (_, spec, _) = ML_KEM.into_iter().find(|(set, ..)| *set == group.parameter_set).unwrap();
+            for test in &group.tests {
+                let key = PrivateKey::from_bytes(spec, test.decaps_key.as_ref().unwrap()).unwrap();
+                let public = key.public_key().unwrap();
+                assert!(public.der().ends_with(test.encaps_key.as_ref().unwrap()));
+                let (ciphertext, secret) = public.encapsulate().unwrap();
+                assert_eq!(key.decapsulate(&ciphertext).unwrap().expose(), secret.expose());
+            }
+        }
+    }
+}
