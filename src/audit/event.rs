@@ -72,6 +72,9 @@ pub struct Event<P = Option<Value>> {
     pub recipient_account_id: String,
     /// Management or Data.
     pub event_category: Text,
+    /// What the service did by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_event_details: Option<ServiceEventDetails>,
 }
 
 /// Who called.
@@ -119,6 +122,16 @@ pub struct Additional {
     /// The user of this machine, where files are concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+}
+
+/// What AWS tells of a rotation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceEventDetails {
+    /// AUTOMATIC or ON_DEMAND.
+    pub rotation_type: Text,
+    /// The key's id.
+    pub key_id: String,
 }
 
 /// A key that an event concerns.

@@ -9,6 +9,7 @@ pub use chain::{
     AuditError, ChainHead, HeadKey, Record, advance_head, append, append_after, head, read, sign_head, verify,
 };
 pub use event::{
-    Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response, Text, uuid,
+    Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
+    ServiceEventDetails, Text, uuid,
 };
 pub use lookup::{Filter, Found, index, lookup, newest};

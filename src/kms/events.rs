@@ -12,7 +12,8 @@ use super::session::Caller;
 use super::wire::Tag;
 use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
 use crate::audit::{
-    Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response, Text, uuid,
+    Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
+    ServiceEventDetails, Text, uuid,
 };
 use crate::iam::Principal;
 
@@ -166,6 +167,7 @@ impl CallEvent<'_> {
             management_event: true,
             recipient_account_id: account,
             event_category: "Management".into(),
+            service_event_details: None,
         };
         written(&event)
     }
@@ -196,12 +198,28 @@ fn written<P: Serialize>(event: &Event<P>) -> Result<Vec<u8>, KmsError> {
     Ok(out)
 }
 
-/// The event of something that the service does by itself with a key: DeleteKey, RotateKey, CreateKey.
+/// The event of a rotation, by schedule or on demand.
+pub fn rotated(region: &Core, key: &Key, how: &'static str, time: Timestamp) -> Result<Vec<u8>, KmsError> {
+    let details = ServiceEventDetails { rotation_type: how.into(), key_id: key.arn.key.to_string() };
+    of_the_service(region, key, "RotateKey", Some(time), Some(details))
+}
+
+/// The event of something that the service does by itself with a key: DeleteKey, CreateKey.
 pub fn by_the_service(
     region: &Core,
     key: &Key,
     name: &'static str,
     time: Option<Timestamp>,
+) -> Result<Vec<u8>, KmsError> {
+    of_the_service(region, key, name, time, None)
+}
+
+fn of_the_service(
+    region: &Core,
+    key: &Key,
+    name: &'static str,
+    time: Option<Timestamp>,
+    details: Option<ServiceEventDetails>,
 ) -> Result<Vec<u8>, KmsError> {
     let event: Event<Option<Value>> = Event {
         event_version: EVENT_VERSION.into(),
@@ -231,6 +249,7 @@ pub fn by_the_service(
         management_event: true,
         recipient_account_id: key.row.account.clone(),
         event_category: "Management".into(),
+        service_event_details: details,
     };
     written(&event)
 }
@@ -285,6 +304,7 @@ pub fn of_a_file(region: &Core, caller: &Caller, event: FileEvent) -> Result<Vec
         management_event: false,
         recipient_account_id: account,
         event_category: "Data".into(),
+        service_event_details: None,
     };
     written(&event)
 }

@@ -65,6 +65,17 @@ pub enum Rotation {
     Automatic,
 }
 
+impl Rotation {
+    /// AWS's name of it; the first material did not come by a rotation.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::First => None,
+            Self::OnDemand => Some("ON_DEMAND"),
+            Self::Automatic => Some("AUTOMATIC"),
+        }
+    }
+}
+
 /// A key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRow {

@@ -43,7 +43,7 @@ pub fn rotate(
     let material = rows::make_material(&region.root, &key.arn, row.spec, now.as_millisecond(), how)?;
     rows::put_material(tx, &key.arn.key, number, &material)?;
     rows::put_key(tx, &key.arn.key, &KeyRow { current: number, ..row })?;
-    events::by_the_service(region, key, "RotateKey", Some(now))
+    events::rotated(region, key, how.name().unwrap_or_default(), now)
 }
 
 /// Rotates an enabled key whose date has come, and sets the next one. Answers the event.

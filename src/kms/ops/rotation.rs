@@ -201,11 +201,7 @@ impl Operation for ListKeyRotationsRequest {
         let mut rotations = Vec::with_capacity(found.len());
         for (number, row) in found {
             let since = moment(row.since, &key.arn_text)?;
-            let rotation_type = match row.rotation {
-                Rotation::First => None,
-                Rotation::OnDemand => Some("ON_DEMAND"),
-                Rotation::Automatic => Some("AUTOMATIC"),
-            };
+            let rotation_type = row.rotation.name();
             rotations.push(RotationsListEntry {
                 key_id: key.arn.key.to_string(),
                 key_material_id: hex::encode(row.id),

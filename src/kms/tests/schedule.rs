@@ -55,6 +55,9 @@ fn a_key_rotates_on_its_date_and_again_a_period_later() {
     assert_eq!(events.len(), 2);
     assert!(events.iter().all(|found| found.event.event_type == "AwsServiceEvent"));
     assert_eq!(events[0].event.event_time, bench.clock.now());
+    let details: serde_json::Value = serde_json::from_str(&events[0].json).unwrap();
+    let due = serde_json::json!({"rotationType": "AUTOMATIC", "keyId": key});
+    assert_eq!(details["serviceEventDetails"], due);
     assert!(session.verify_log(None).is_ok());
 }
 
@@ -99,6 +102,10 @@ fn a_rotation_on_demand_leaves_the_schedule_alone() {
     bench.clock.days(40);
     bench.kms.tick();
     assert_eq!(rotations(&session, &key), ["ON_DEMAND", "AUTOMATIC"]);
+    let filter = Filter { event_name: Some("RotateKey".to_owned()), ..Filter::default() };
+    let events = session.lookup_events(&filter).unwrap();
+    let how = |at: usize| events[at].event.service_event_details.clone().unwrap().rotation_type;
+    assert_eq!((how(1), how(0)), ("ON_DEMAND".into(), "AUTOMATIC".into()));
     // Nor does the schedule count among the rotations on demand.
     assert!(session.call(RotateKeyOnDemandRequest { key_id: key.clone() }).is_ok());
 }
