@@ -13,6 +13,8 @@ enum Act {
     Enable(usize),
     Disable(usize),
     Rotate(usize),
+    RotateEvery(usize, i64),
+    RotateNoMore(usize),
     Schedule(usize),
     Cancel(usize),
     Name(usize, usize),
@@ -31,6 +33,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => key.clone().prop_map(Act::Enable),
         2 => key.clone().prop_map(Act::Disable),
         2 => key.clone().prop_map(Act::Rotate),
+        2 => (key.clone(), 90..200i64).prop_map(|(k, days)| Act::RotateEvery(k, days)),
+        1 => key.clone().prop_map(Act::RotateNoMore),
         2 => key.clone().prop_map(Act::Schedule),
         1 => key.clone().prop_map(Act::Cancel),
         2 => (name.clone(), key.clone()).prop_map(|(n, k)| Act::Name(n, k)),
@@ -40,6 +44,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => name.prop_map(Act::EncryptByName),
         6 => (0..12usize).prop_map(Act::Decrypt),
         2 => (1..5i64).prop_map(Act::Wait),
+        1 => (40..120i64).prop_map(Act::Wait),
     ]
 }
 
@@ -66,6 +71,9 @@ fn usable(stage: Stage, by_ciphertext: bool) -> Option<KmsErrorKind> {
 struct Model {
     today: i64,
     keys: Vec<(String, Stage)>,
+    /// Period and next date, by key.
+    schedules: BTreeMap<usize, (i64, i64)>,
+    rotations: BTreeMap<usize, usize>,
     names: BTreeMap<usize, usize>,
     blobs: Vec<(usize, Vec<u8>, Vec<u8>)>,
 }
@@ -85,6 +93,19 @@ impl Model {
         self.names.retain(|_, key| self.keys[*key].1 != Stage::Gone);
     }
 
+    /// Rotates what is enabled and due; true if something was.
+    fn rotate_due(&mut self) -> bool {
+        let due: Vec<usize> =
+            self.schedules.iter().filter(|(_, s)| s.1 <= self.today).map(|(k, _)| *k).collect();
+        let due: Vec<usize> = due.into_iter().filter(|k| self.stage(*k) == Stage::On).collect();
+        for key in &due {
+            let period = self.schedules[key].0;
+            self.schedules.insert(*key, (period, self.today + period));
+            *self.rotations.entry(*key).or_default() += 1;
+        }
+        !due.is_empty()
+    }
+
     /// Does it in both and compares.
     fn go(&mut self, bench: &Bench, session: &Session, act: &Act) {
         let pending = Some(KmsErrorKind::InvalidState(KeyState::PendingDeletion));
@@ -92,6 +113,8 @@ impl Model {
         if let Act::Enable(k)
         | Act::Disable(k)
         | Act::Rotate(k)
+        | Act::RotateEvery(k, _)
+        | Act::RotateNoMore(k)
         | Act::Schedule(k)
         | Act::Cancel(k)
         | Act::Name(_, k)
@@ -111,6 +134,9 @@ impl Model {
             Act::Wait(days) => {
                 self.today += days;
                 bench.clock.days(days);
+                if self.rotate_due() {
+                    bench.kms.tick();
+                }
                 (None, None)
             }
             Act::Enable(k) | Act::Disable(k) => {
@@ -124,6 +150,7 @@ impl Model {
                 let due = match self.keys[k].1 {
                     Stage::On | Stage::Off => {
                         self.keys[k].1 = if on { Stage::On } else { Stage::Off };
+                        self.rotate_due();
                         None
                     }
                     stage => usable(stage, false),
@@ -133,6 +160,25 @@ impl Model {
             Act::Rotate(k) => {
                 let said = session.call(RotateKeyOnDemandRequest { key_id: self.keys[k].0.clone() });
                 (usable(self.keys[k].1, false), kind(said.map(|_| ())))
+            }
+            Act::RotateEvery(k, days) => {
+                let (key_id, rotation_period_in_days) = (self.keys[k].0.clone(), Some(days));
+                let said = session.call(EnableKeyRotationRequest { key_id, rotation_period_in_days });
+                if said.is_ok() {
+                    let from = self.schedules.get(&k).map_or(self.today, |(period, next)| next - period);
+                    self.schedules.insert(k, (days, from + days));
+                    if self.rotate_due() {
+                        bench.kms.tick();
+                    }
+                }
+                (usable(self.keys[k].1, false), kind(said))
+            }
+            Act::RotateNoMore(k) => {
+                let said = session.call(DisableKeyRotationRequest { key_id: self.keys[k].0.clone() });
+                if said.is_ok() {
+                    self.schedules.remove(&k);
+                }
+                (usable(self.keys[k].1, false), kind(said))
             }
             Act::Schedule(k) => {
                 let request = ScheduleKeyDeletionRequest {
@@ -236,6 +282,18 @@ proptest! {
         let listed: Vec<String> =
             sessions[0].call(ListKeysRequest::default()).unwrap().keys.into_iter().map(|k| k.key_id).collect();
         prop_assert_eq!(listed, left);
+        for (key, (id, stage)) in model.keys.iter().enumerate().filter(|(_, (_, s))| *s != Stage::Gone) {
+            let request = ListKeyRotationsRequest { key_id: id.clone(), ..Default::default() };
+            let found = sessions[1].call(request).unwrap().rotations;
+            let automatic = found.iter().filter(|r| r.rotation_type == Some("AUTOMATIC")).count();
+            prop_assert_eq!(automatic, model.rotations.get(&key).copied().unwrap_or(0));
+            let status = sessions[1].call(GetKeyRotationStatusRequest { key_id: id.clone() }).unwrap();
+            let next = status.next_rotation_date.map(|next| {
+                model.today + next.duration_since(bench.clock.now()).as_hours() / 24
+            });
+            let due = model.schedules.get(&key).filter(|_| !matches!(stage, Stage::Going(_)));
+            prop_assert_eq!(next, due.map(|(_, next)| *next));
+        }
         let aliases = sessions[0].call(ListAliasesRequest::default()).unwrap().aliases;
         let named: Vec<(String, String)> =
             aliases.into_iter().map(|a| (a.alias_name, a.target_key_id)).collect();
