@@ -23,6 +23,18 @@ pub fn say(parameters: &Parameters<'_>, action: &str, context: &mut Context) {
     if let Some(days) = p.pending_window_in_days {
         context.set("kms:ScheduleKeyDeletionPendingWindowInDays", days.to_string());
     }
+    if let Some(days) = p.rotation_period_in_days {
+        context.set("kms:RotationPeriodInDays", days.to_string());
+    }
+    if let Some(tags) = p.tags {
+        context.set_all("aws:TagKeys", tags.iter().map(|tag| tag.tag_key.as_str()));
+        for tag in tags {
+            context.set(&format!("aws:RequestTag/{}", tag.tag_key), tag.tag_value.as_str());
+        }
+    }
+    if let Some(names) = p.tag_keys {
+        context.set_all("aws:TagKeys", names.iter().map(String::as_str));
+    }
     if p.bypass_policy_lockout_safety_check.is_some() {
         context.set("kms:BypassPolicyLockoutSafetyCheck", "true");
     }

@@ -7,6 +7,7 @@ mod log;
 mod model;
 mod pairs;
 mod policies;
+mod requests;
 mod schedule;
 mod shared;
 mod speed;

@@ -287,6 +287,37 @@ fn conditions_see_the_encryption_context_the_alias_and_the_request() {
 }
 
 #[test]
+fn conditions_see_the_period_of_a_rotation_and_the_tags_of_a_request() {
+    let bench = Bench::new();
+    let session = bench.session();
+    let key = make(&session);
+    let user = format!("arn:aws:iam::{ACCOUNT}:user/alice");
+    let alice = as_principal(&bench, &user);
+    let ask = |operation: &str, body: &Value, condition: &Value| {
+        let mut statement = allow(&user, &format!("kms:{operation}"));
+        statement["Condition"] = condition.clone();
+        put(&session, &key, &with(&statement)).unwrap();
+        kind(json(&alice, operation, body.clone()))
+    };
+    let denied = Some(KmsErrorKind::AccessDenied);
+    let short = json!({"NumericLessThanEquals": {"kms:RotationPeriodInDays": "180"}});
+    for (days, expected) in [(180, None), (181, denied)] {
+        let body = json!({"KeyId": key, "RotationPeriodInDays": days});
+        assert_eq!(ask("EnableKeyRotation", &body, &short), expected, "{days}");
+    }
+    let team = json!({"StringEquals": {"aws:RequestTag/team": "red"}});
+    for (value, expected) in [("red", None), ("blue", denied)] {
+        let body = json!({"KeyId": key, "Tags": [{"TagKey": "team", "TagValue": value}]});
+        assert_eq!(ask("TagResource", &body, &team), expected, "{value}");
+    }
+    let names = json!({"ForAllValues:StringEquals": {"aws:TagKeys": ["team"]}});
+    for (name, expected) in [("team", None), ("cost", denied)] {
+        let body = json!({"KeyId": key, "TagKeys": [name]});
+        assert_eq!(ask("UntagResource", &body, &names), expected, "{name}");
+    }
+}
+
+#[test]
 fn re_encrypting_is_two_actions_each_with_its_own_context() {
     let bench = Bench::new();
     let session = bench.session();
