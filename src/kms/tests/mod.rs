@@ -11,6 +11,7 @@ mod requests;
 mod schedule;
 mod shared;
 mod speed;
+mod states;
 
 use std::path::PathBuf;
 use std::sync::Arc;
