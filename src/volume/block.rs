@@ -52,9 +52,9 @@ pub fn seal(
     let tag = if plaintext.len() == BLOCK as usize {
         key.seal(nonce, &head.aad(block), plaintext, body)?
     } else {
-        let mut padded = zeroize::Zeroizing::new([0u8; BLOCK as usize]);
+        let mut padded = [0; BLOCK as usize];
         padded[..plaintext.len()].copy_from_slice(plaintext);
-        key.seal(nonce, &head.aad(block), padded.as_slice(), body)?
+        key.seal(nonce, &head.aad(block), &padded, body)?
     };
     front[..12].copy_from_slice(&nonce);
     front[12..28].copy_from_slice(&tag);

@@ -23,7 +23,7 @@ use super::layout::{
     BLOCK, MAX_SIZE, PAGE, block_len, block_of, blocks_for, page_end, page_offset, size_of_stat, stat_size,
 };
 use super::locks::{RangeGuard, RangeLocks};
-use crate::crypto::NonceRun;
+use crate::crypto::{AeadKey, NonceRun};
 
 /// Blocks that are read or written with one call; larger requests are cut.
 const BATCH: u64 = 272;
@@ -190,6 +190,7 @@ impl Content {
     ) -> Result<()> {
         with_pages(&blocks, |cipher| {
             let read = self.file().read_at(cipher, page_offset(blocks.start)).attempt("reading a file")?;
+            let mut key = None;
             for (i, page) in cipher.chunks(PAGE as usize).enumerate() {
                 let number = blocks.start + i as u64;
                 let start = number * BLOCK;
@@ -197,10 +198,10 @@ impl Content {
                 let out = &mut buf[(from - offset) as usize..(to - offset) as usize];
                 let page = if read >= (i + 1) * PAGE as usize { page } else { &[] };
                 if out.len() == BLOCK as usize {
-                    self.open_block(number, size, page, out)?;
+                    self.open_block(number, size, page, out, &mut key)?;
                 } else {
-                    let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
-                    self.open_block(number, size, page, plain.as_mut_slice())?;
+                    let mut plain = [0; BLOCK as usize];
+                    self.open_block(number, size, page, &mut plain, &mut key)?;
                     out.copy_from_slice(&plain[(from - start) as usize..(to - start) as usize]);
                 }
             }
@@ -208,8 +209,16 @@ impl Content {
         })
     }
 
-    /// One block into 4064 bytes, zeros behind its length.
-    fn open_block(&self, number: u64, size: u64, page: &[u8], plain: &mut [u8]) -> Result<()> {
+    /// One block into 4064 bytes, zeros behind its length; `known` is the key of the block before. What a file holds is not wiped from memory as keys are: the
+    /// kernel's page cache has it too, and wiping each block took a quarter of a small write's time.
+    fn open_block(
+        &self,
+        number: u64,
+        size: u64,
+        page: &[u8],
+        plain: &mut [u8],
+        known: &mut Option<(u16, Arc<AeadKey>)>,
+    ) -> Result<()> {
         if is_zero(page) {
             if !self.state.lock().may_be_hole(number) {
                 let what = if page.is_empty() { "is cut off" } else { "was zeroed" };
@@ -220,8 +229,12 @@ impl Content {
         }
         let head = BlockHead::parse(page)?;
         let due = block_len(size, number);
-        let key = self.keys.content(head.generation)?;
+        let key = match known.take() {
+            Some((generation, key)) if generation == head.generation => key,
+            _ => self.keys.content(head.generation)?,
+        };
         block::open(&key, head, number, page, plain)?;
+        *known = Some((head.generation, key));
         if self.excused {
             return Ok(());
         }
@@ -318,6 +331,11 @@ impl Content {
         let key = self.keys.content(generation)?;
         let mut nonces = NonceRun::start()?;
         with_pages(blocks, |cipher| {
+            // The usual small write changes a part of two blocks: they are read with one call.
+            let pair = blocks.end - blocks.start == 2 && blocks.end <= blocks_for(before);
+            let what = "reading blocks to change them";
+            let read_before =
+                pair && self.file().read_at(cipher, page_offset(blocks.start)).attempt(what)? == cipher.len();
             for (number, page) in blocks.clone().zip(cipher.chunks_mut(PAGE as usize)) {
                 let start = number * BLOCK;
                 // Bytes of the block after this write; only the last block is not full.
@@ -327,8 +345,12 @@ impl Content {
                 if new.len() == due {
                     block::seal(&key, nonces.take(), number, generation, new, page)?;
                 } else {
-                    let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
-                    self.read_old(number, before, plain.as_mut_slice())?;
+                    let mut plain = [0; BLOCK as usize];
+                    if read_before {
+                        self.open_block(number, before, page, &mut plain, &mut None)?;
+                    } else {
+                        self.read_old(number, before, &mut plain)?;
+                    }
                     plain[(from - start) as usize..(to - start) as usize].copy_from_slice(new);
                     block::seal(&key, nonces.take(), number, generation, &plain[..due], page)?;
                 }
@@ -337,10 +359,10 @@ impl Content {
         })?;
         // The old tail comes last: if the write fails before it, taking back the growth leaves it right.
         if let Some(tail) = tail_to_fill(before, offset).filter(|tail| *tail < blocks.start) {
-            let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
-            self.read_old(tail, before, plain.as_mut_slice())?;
+            let mut plain = [0; BLOCK as usize];
+            self.read_old(tail, before, &mut plain)?;
             let mut page = [0; PAGE as usize];
-            block::seal(&key, nonces.take(), tail, generation, plain.as_slice(), &mut page)?;
+            block::seal(&key, nonces.take(), tail, generation, &plain, &mut page)?;
             self.put_pages(tail..tail + 1, before, &page)?;
         }
         Ok(())
@@ -356,7 +378,7 @@ impl Content {
         let mut page = [0; PAGE as usize];
         let read =
             self.file().read_at(&mut page, page_offset(number)).attempt("reading a block to change it")?;
-        self.open_block(number, before, if read == page.len() { &page } else { &[] }, plain)
+        self.open_block(number, before, if read == page.len() { &page } else { &[] }, plain, &mut None)
     }
 
     /// Writes pages that are locked; those of a file of `before` bytes are rewritten, so their writeback is
@@ -404,14 +426,8 @@ impl Content {
         if u64::from(head.len) == due {
             return Ok(());
         }
-        let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
-        block::open(
-            &*self.keys.content(head.generation)?,
-            head,
-            number,
-            &page[..read],
-            plain.as_mut_slice(),
-        )?;
+        let mut plain = [0; BLOCK as usize];
+        block::open(&*self.keys.content(head.generation)?, head, number, &page[..read], &mut plain)?;
         let (key, mut nonces) = (self.keys.content(generation)?, NonceRun::start()?);
         block::seal(&key, nonces.take(), number, generation, &plain[..due as usize], &mut page)?;
         self.file().wait_writeback(page_offset(number), PAGE).attempt(what)?;
@@ -453,8 +469,8 @@ impl Content {
         if let Some(tail) = tail {
             let (key, mut nonces) = (self.keys.content(generation)?, NonceRun::start()?);
             let len = block_len(size, tail) as usize;
-            let mut plain = zeroize::Zeroizing::new([0; BLOCK as usize]);
-            self.read_old(tail, before, plain.as_mut_slice())?;
+            let mut plain = [0; BLOCK as usize];
+            self.read_old(tail, before, &mut plain)?;
             block::seal(&key, nonces.take(), tail, generation, &plain[..len], &mut page)?;
         }
         self.file().set_len(page_end(kept)).attempt("cutting a file")?;
