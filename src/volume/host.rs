@@ -244,7 +244,18 @@ impl Dir for HostDir {
             (self.at(name, OFlags::RDONLY, 0)?, FlockOperation::NonBlockingLockShared)
         };
         retry_on_intr(|| fs::flock(&fd, how))?;
-        Ok(Box::new(fd))
+        Ok(Box::new(HostLock(fd)))
+    }
+}
+
+/// A lock that is held.
+struct HostLock(OwnedFd);
+
+impl Drop for HostLock {
+    /// Closing alone would not do: a child between fork and exec holds the same open file, and so the lock.
+    fn drop(&mut self) {
+        // Best effort: the descriptor is closed next.
+        let _ = fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
 
