@@ -27,8 +27,8 @@ use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
 const BEAT: Duration = Duration::from_millis(250);
 /// How often it does what need not be done at each look.
 const SLOW_BEAT: Duration = Duration::from_secs(1);
-/// Blocks of the log that are indexed at one look.
-const INDEX_AT_ONCE: usize = 32;
+/// How long the thread indexes the log at one look: it keeps up with full load, for a part of one core.
+const INDEX_FOR: Duration = Duration::from_millis(300);
 /// Events about files that wait at most; the next one writes them.
 const WAITING_EVENTS: usize = 1000;
 
@@ -387,8 +387,13 @@ impl Core {
     fn slow_beat(&self) {
         self.tick();
         self.report("signing the audit log's head", self.sign().map_err(KmsError::from));
-        let indexed = audit::index(&self.store, INDEX_AT_ONCE).map(|_| ());
-        self.report("indexing the audit log", indexed.map_err(KmsError::from));
+        self.report("indexing the audit log", self.index().map_err(KmsError::from));
+    }
+
+    fn index(&self) -> Result<(), AuditError> {
+        let begun = Instant::now();
+        while audit::index(&self.store, 1)? && begun.elapsed() < INDEX_FOR {}
+        Ok(())
     }
 
     fn close(&self) {
