@@ -104,6 +104,9 @@ pub struct Identity {
 pub struct Response {
     /// ARN of the key.
     pub key_id: String,
+    /// Id of the grant that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<String>,
 }
 
 /// What AWS adds to events of a key's material.
@@ -119,6 +122,9 @@ pub struct Additional {
     /// ReEncrypt: of the key it is under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_key_material_id: Option<String>,
+    /// RetireGrant: the grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<String>,
     /// The user of this machine, where files are concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,

@@ -156,6 +156,7 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         | KmsErrorKind::InvalidArn
         | KmsErrorKind::InvalidKeyUsage
         | KmsErrorKind::InvalidMac
+        | KmsErrorKind::InvalidGrantId
         | KmsErrorKind::InvalidMarker
         | KmsErrorKind::InvalidSignature
         | KmsErrorKind::Internal

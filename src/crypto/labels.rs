@@ -26,6 +26,8 @@ pub const FILE_COMMITMENT: &[u8] = b"kmsfs/1 commitment";
 pub const KMS_CIPHERTEXT: &[u8] = b"kmsfs/1 kms ciphertext";
 /// Key service: rows of key material under the root key.
 pub const KMS_MATERIAL: &[u8] = b"kmsfs/1 kms material";
+/// Key service: authenticates grant tokens (SP 800-108 of the root key).
+pub const KMS_GRANT_TOKEN: &[u8] = b"kmsfs/1 kms grant token";
 /// Key service: the root key under a passphrase.
 pub const KMS_ROOT: &[u8] = b"kmsfs/1 kms root";
 /// Audit log: each event in its chain.

@@ -94,6 +94,11 @@ impl Condition {
         Ok(Self { key: key.to_ascii_lowercase().into(), test: read.test(family)?, negated, if_exists, set })
     }
 
+    /// The key it asks for, in lower case.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Does the request meet it?
     ///
     /// An absent key meets negated operators and those that end in IfExists, and no others; it meets every

@@ -200,6 +200,11 @@ impl Policy {
         self.reads_context
     }
 
+    /// A condition of it asks for this key. Variables that name it do not count.
+    pub fn reads(&self, key: &str) -> bool {
+        self.statements.iter().flat_map(|s| &s.conditions).any(|c| c.key().eq_ignore_ascii_case(key))
+    }
+
     /// All whom it names, also where it excepts them; for checking that they exist.
     pub fn named(&self) -> impl Iterator<Item = &Named> {
         self.statements.iter().filter_map(|s| s.principals.as_ref()).flat_map(Listed::items)

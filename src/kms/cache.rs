@@ -1,11 +1,12 @@
 //! Keys as they are used: rows and opened material, kept until the generation moves.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
 use super::blob::MaterialId;
+use super::grants::GrantCache;
 use super::root::RootKey;
 use super::rows::{self, KeyRow, MaterialRow};
 use super::spec::Material;
@@ -25,6 +26,10 @@ pub struct Key {
     pub policy: Policy,
     /// Oldest first, with their numbers.
     pub materials: Vec<(u32, MaterialRow)>,
+    /// Its grants, as far as somebody asked for them.
+    pub grants: GrantCache,
+    /// Its aliases, once somebody asked for them.
+    pub aliases: OnceLock<Vec<String>>,
     opened: RwLock<HashMap<MaterialId, Arc<Material>>>,
 }
 
@@ -38,7 +43,16 @@ impl Key {
         let arn = KeyArn { region: region.clone(), account, key: *id };
         let arn_text = arn.to_string();
         let materials = rows::materials(tx, id)?;
-        Ok(Some(Self { arn, arn_text, row, policy, materials, opened: RwLock::default() }))
+        Ok(Some(Self {
+            arn,
+            arn_text,
+            row,
+            policy,
+            materials,
+            grants: GrantCache::default(),
+            aliases: OnceLock::new(),
+            opened: RwLock::default(),
+        }))
     }
 
     /// The name of the current material.

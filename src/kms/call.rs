@@ -1,18 +1,20 @@
 //! What an operation sees of the service while it runs, and how names become keys.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::blob::CiphertextBlob;
 use super::cache::Key;
-use super::events::Notes;
+use super::events::{Notes, Parameters};
+use super::grants::{self, By};
 use super::operation::{Class, Row};
 use super::region::{Core, Fault};
 use super::session::Caller;
 use super::spec::{KeySpec, KeyUsage};
 use super::state::{Needs, State};
-use super::{KmsError, KmsErrorKind, rows};
+use super::{KmsError, KmsErrorKind, conditions, rows};
 use crate::audit::Resource;
 use crate::crypto::SecretVec;
 use crate::iam::{
@@ -34,6 +36,12 @@ pub enum Name<'a> {
     Alias(&'a str),
     /// An alias that may not exist.
     NewAlias(&'a str),
+    /// A principal of the caller's account, by its ARN.
+    Principal(&'a str),
+    /// A grant that is to be retired, by key and id.
+    Grant(&'a str, &'a str),
+    /// A grant that is to be retired, by its token.
+    GrantToken(&'a str),
 }
 
 /// One thing that a request concerns, what it does with it, and the states in which that works.
@@ -67,8 +75,10 @@ pub struct Call<'a, 't> {
     pub tx: Tx<'t>,
     /// What the operation prepared.
     pub prepared: Option<&'a SecretVec>,
-    /// Says the condition keys of the operation's parameters.
-    pub conditions: &'a dyn Fn(&str, &mut Context),
+    /// Of the request.
+    pub parameters: &'a Parameters<'a>,
+    /// ReEncrypt: source and destination are one key.
+    pub same_key: Option<bool>,
     /// For the event.
     pub notes: Notes,
     /// Events of the service's own that go with the request's.
@@ -77,6 +87,23 @@ pub struct Call<'a, 't> {
 
 /// Shorthand.
 pub type Result<T> = std::result::Result<T, Fault>;
+
+/// Refuses a dry run of what would have succeeded.
+pub fn would_succeed(dry_run: bool) -> Result<()> {
+    if !dry_run {
+        return Ok(());
+    }
+    let message = "The request would have succeeded, but the DryRun option is set.";
+    Err(refused(KmsErrorKind::DryRun, message))
+}
+
+/// What [`Call::ask`] answers for a no.
+pub struct Denied {
+    /// A statement says no, rather than none saying yes.
+    pub explicit: bool,
+    /// In AWS's words.
+    pub error: KmsError,
+}
 
 fn refused(kind: KmsErrorKind, message: impl Into<String>) -> Fault {
     Fault::Refused(KmsError::new(kind, message))
@@ -131,7 +158,8 @@ impl Call<'_, '_> {
         }
     }
 
-    fn load(&self, id: &KeyId) -> Result<Option<Arc<Key>>> {
+    /// A key by its id.
+    pub fn load(&self, id: &KeyId) -> Result<Option<Arc<Key>>> {
         let key = match &self.tx {
             Tx::Memory => self.region.cached_key(self.generation, id)?,
             Tx::Read(_) | Tx::Write(_) => Key::load(self.reader()?, &self.region.region, id)?.map(Arc::new),
@@ -161,6 +189,9 @@ impl Call<'_, '_> {
         if subjects.is_empty() {
             self.in_account(self.row.action, self.account(), "*")?;
         }
+        if self.row.name == "ReEncrypt" {
+            self.same_key = self.are_one_key(subjects)?;
+        }
         let mut keys = Vec::with_capacity(subjects.len());
         for subject in subjects {
             let key = match subject.name {
@@ -179,22 +210,54 @@ impl Call<'_, '_> {
                     self.alias(text, subject.action)?;
                     continue;
                 }
+                Name::Principal(text) => {
+                    let principal: Principal = text.parse().map_err(|_| {
+                        let message = format!("ARN does not refer to a valid principal: {text}");
+                        refused(KmsErrorKind::InvalidArn, message)
+                    })?;
+                    self.in_account(subject.action, principal.account(), text)?;
+                    continue;
+                }
+                Name::Grant(key, id) => {
+                    let (key, id) = (self.named(key, false, subject.action)?, grants::grant_id(id)?);
+                    self.note(&key.arn);
+                    self.may_retire(&key, &id)?;
+                    keys.push((key, subject.needs));
+                    continue;
+                }
+                Name::GrantToken(token) => {
+                    let (key, id) = grants::read_token(&self.region.root, token)?;
+                    let key = self.load(&key)?.ok_or_else(|| grants::no_grant(&id))?;
+                    self.note(&key.arn);
+                    self.may_retire(&key, &id)?;
+                    keys.push((key, subject.needs));
+                    continue;
+                }
             };
             self.note(&key.arn);
             let alias = match subject.name {
                 Name::KeyOrAlias(text) => text.find("alias/").map(|at| &text[at..]),
                 Name::Ciphertext(_, within) => within.and_then(|t| t.find("alias/").map(|at| &t[at..])),
                 Name::Key(_) | Name::Alias(_) | Name::NewAlias(_) => None,
+                // Gone another way above.
+                Name::Principal(_) | Name::Grant(..) | Name::GrantToken(_) => None,
             };
             let decided = if self.works_on(&key.arn) {
-                self.may_use_key(subject.action, &key.arn, (key.row.spec, key.row.usage), &key.policy, alias)
+                {
+                    let kind = (key.row.spec, key.row.usage);
+                    self.may_use_key(subject.action, &key.arn, kind, &key.policy, alias, Some(&key))
+                }
             } else {
-                Err(self.denial(&Refusal::Missing(Layer::Resource), subject.action, &key.arn_text))
+                Err(self.denial(&Refusal::Missing(Layer::Resource), subject.action, &key.arn_text).into())
             };
-            if let Err(error) = decided {
-                return Err(match subject.name {
-                    Name::Ciphertext(..) => self.hidden(subject.action, error.message),
-                    _ => Fault::Refused(error),
+            if let Err(fault) = decided {
+                return Err(match (fault, subject.name) {
+                    (Fault::Refused(error), Name::Ciphertext(..))
+                        if error.kind == KmsErrorKind::AccessDenied =>
+                    {
+                        self.hidden(subject.action, error.message)
+                    }
+                    (fault, _) => fault,
                 });
             }
             keys.push((key, subject.needs));
@@ -224,7 +287,8 @@ impl Call<'_, '_> {
         key.account == *self.account() || self.row.class == Class::Crypto || ACROSS.contains(&self.row.name)
     }
 
-    /// May the caller do this to a key that has this policy, and that the request calls by this alias?
+    /// May the caller do this to a key that has this policy, and that the request calls by this alias? Of a key
+    /// that is there already its grants, tags and aliases count too.
     pub fn may_use_key(
         &self,
         action: &str,
@@ -232,7 +296,23 @@ impl Call<'_, '_> {
         (spec, usage): (KeySpec, KeyUsage),
         policy: &Policy,
         alias: Option<&str>,
-    ) -> std::result::Result<(), KmsError> {
+        stored: Option<&Key>,
+    ) -> Result<()> {
+        let context = self.key_context(action, key, (spec, usage), policy, alias, stored)?;
+        let policy = ResourcePolicy { owner: &key.account, policy };
+        self.decide(action, &key.to_string(), &context, Some(policy), stored)
+    }
+
+    /// What policies may ask of a request and its key; nothing where they ask nothing.
+    pub fn key_context(
+        &self,
+        action: &str,
+        key: &KeyArn,
+        (spec, usage): (KeySpec, KeyUsage),
+        policy: &Policy,
+        alias: Option<&str>,
+        stored: Option<&Key>,
+    ) -> Result<Context> {
         let mut context = Context::new();
         if policy.reads_context() {
             self.say(action, &mut context);
@@ -241,18 +321,29 @@ impl Call<'_, '_> {
             }
             context.set("kms:KeySpec", spec.name());
             context.set("kms:KeyUsage", usage.name());
+            // The older names.
+            context.set("kms:CustomerMasterKeySpec", spec.name());
+            context.set("kms:CustomerMasterKeyUsage", usage.name());
             context.set("kms:KeyOrigin", "AWS_KMS");
             context.set("kms:MultiRegion", key.key.multi_region.to_string());
+            if let Some(stored) = stored {
+                for (name, value) in &stored.row.tags {
+                    context.set(&format!("aws:ResourceTag/{name}"), value.as_str());
+                }
+                if policy.reads("kms:ResourceAliases") {
+                    context
+                        .set_all("kms:ResourceAliases", self.aliases_of(stored)?.iter().map(String::as_str));
+                }
+            }
         }
-        let policy = ResourcePolicy { owner: &key.account, policy };
-        self.decide(action, &key.to_string(), &context, Some(policy))
+        Ok(context)
     }
 
     fn in_account(&self, action: &str, account: &AccountId, resource: &str) -> Result<()> {
         if self.account() != account {
             return Err(Fault::Refused(self.denial(&Refusal::Missing(Layer::Identity), action, resource)));
         }
-        self.decide(action, resource, &Context::new(), None).map_err(Fault::Refused)
+        self.decide(action, resource, &Context::new(), None, None)
     }
 
     fn decide(
@@ -261,7 +352,40 @@ impl Call<'_, '_> {
         resource: &str,
         context: &Context,
         resource_policy: Option<ResourcePolicy<'_>>,
-    ) -> std::result::Result<(), KmsError> {
+        key: Option<&Key>,
+    ) -> Result<()> {
+        let failed = Cell::new(None);
+        let grant = || match self.granted(key?, action, By::Name) {
+            Ok(id) => id.map(|id| id.to_string()),
+            Err(fault) => {
+                failed.set(Some(fault));
+                None
+            }
+        };
+        let decided = self.ask(action, resource, context, resource_policy, &grant);
+        if let Some(fault) = failed.take() {
+            return Err(fault);
+        }
+        let Err(denied) = decided else { return Ok(()) };
+        if let Some(key) = key
+            && !denied.explicit
+            && self.granted(key, action, By::Account)?.is_some()
+            && self.ask(action, resource, context, None, &|| None).is_ok()
+        {
+            return Ok(());
+        }
+        Err(denied.error.into())
+    }
+
+    /// What the policies say, and then a grant. The one place where they are asked.
+    pub fn ask(
+        &self,
+        action: &str,
+        resource: &str,
+        context: &Context,
+        resource_policy: Option<ResourcePolicy<'_>>,
+        grant: &dyn Fn() -> Option<String>,
+    ) -> std::result::Result<(), Denied> {
         let access = Access {
             principal: &self.caller.principal,
             action,
@@ -271,12 +395,13 @@ impl Call<'_, '_> {
             boundary: None,
             session: &[],
             resource_policy,
-            grant: &|| None,
+            grant,
         };
-        match evaluate(&access) {
-            Ok(_) => Ok(()),
-            Err(refusal) => Err(self.denial(&refusal, action, resource)),
-        }
+        let denied = |refusal: Refusal<'_>| Denied {
+            explicit: matches!(refusal, Refusal::Explicit(_)),
+            error: self.denial(&refusal, action, resource),
+        };
+        evaluate(&access).map(drop).map_err(denied)
     }
 
     /// Says what the request is, without regard to a key.
@@ -292,10 +417,16 @@ impl Call<'_, '_> {
         if let Some(via) = self.via {
             context.set("kms:ViaService", format!("{via}.{region}.amazonaws.com"));
         }
-        (self.conditions)(action, context);
+        if matches!(action, "kms:CreateGrant" | "kms:ListGrants" | "kms:RevokeGrant") {
+            context.set("kms:GrantIsForAWSResource", self.via.is_some().to_string());
+        }
+        if let Some(same) = self.same_key {
+            context.set("kms:ReEncryptOnSameKey", same.to_string());
+        }
+        conditions::say(self.parameters, action, context);
     }
 
-    fn denial(&self, refusal: &Refusal<'_>, action: &str, resource: &str) -> KmsError {
+    pub fn denial(&self, refusal: &Refusal<'_>, action: &str, resource: &str) -> KmsError {
         let message = refusal.sentence(&self.caller.principal, action, resource);
         KmsError::new(KmsErrorKind::AccessDenied, message)
     }
@@ -338,7 +469,7 @@ impl Call<'_, '_> {
     }
 
     /// The key of a name. Another account's that is not there looks like one that is forbidden.
-    fn named(&self, text: &str, aliases: bool, action: &str) -> Result<Arc<Key>> {
+    pub fn named(&self, text: &str, aliases: bool, action: &str) -> Result<Arc<Key>> {
         let foreign = |account: &AccountId, fault: Fault| {
             if account == self.account() {
                 return fault;
@@ -385,7 +516,7 @@ impl Call<'_, '_> {
         }
     }
 
-    fn of_ciphertext(&self, bytes: &[u8], within: Option<&str>, action: &str) -> Result<Arc<Key>> {
+    pub fn of_ciphertext(&self, bytes: &[u8], within: Option<&str>, action: &str) -> Result<Arc<Key>> {
         let blob = CiphertextBlob::parse(bytes).ok_or_else(no_ciphertext)?;
         if let Some(text) = within {
             let key = self.named(text, true, action)?;

@@ -34,6 +34,8 @@ pub enum KmsErrorKind {
     InvalidArn,
     /// InvalidCiphertextException.
     InvalidCiphertext,
+    /// InvalidGrantIdException.
+    InvalidGrantId,
     /// InvalidGrantTokenException.
     InvalidGrantToken,
     /// InvalidKeyUsageException.
@@ -79,6 +81,7 @@ impl KmsErrorKind {
             Self::InvalidAliasName => "InvalidAliasNameException",
             Self::InvalidArn => "InvalidArnException",
             Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::InvalidGrantId => "InvalidGrantIdException",
             Self::InvalidGrantToken => "InvalidGrantTokenException",
             Self::InvalidKeyUsage => "InvalidKeyUsageException",
             Self::InvalidMac => "KMSInvalidMacException",

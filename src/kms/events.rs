@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cache::Key;
 use super::region::Core;
 use super::session::Caller;
-use super::wire::Tag;
+use super::wire::{GrantConstraints, Tag};
 use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
 use crate::audit::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
@@ -85,6 +85,22 @@ pub struct Parameters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub include_key_material: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grantee_principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grantee_service_principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retiring_principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retiring_service_principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operations: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "camel_constraints")]
+    pub constraints: Option<&'a GrantConstraints>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub marker: Option<&'a str>,
@@ -105,6 +121,29 @@ fn camel<S: Serializer>(tags: &Option<&[Tag]>, to: S) -> Result<S::Ok, S::Error>
     )
 }
 
+/// Constraints of a grant, the same way.
+fn camel_constraints<S: Serializer>(
+    constraints: &Option<&GrantConstraints>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Camel<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        encryption_context_subset: Option<&'a EncryptionContext>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        encryption_context_equals: Option<&'a EncryptionContext>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source_arn: Option<&'a str>,
+    }
+    let camel = constraints.map(|c| Camel {
+        encryption_context_subset: c.encryption_context_subset.as_ref(),
+        encryption_context_equals: c.encryption_context_equals.as_ref(),
+        source_arn: c.source_arn.as_deref(),
+    });
+    camel.serialize(to)
+}
+
 /// An encryption context, unless it is empty.
 pub fn some(context: &EncryptionContext) -> Option<&EncryptionContext> {
     Some(context).filter(|c| !c.is_empty())
@@ -117,6 +156,8 @@ pub struct Notes {
     pub resources: Vec<Resource>,
     /// ARN of the key that a change answers.
     pub changed: Option<String>,
+    /// Id of the grant that it answers.
+    pub grant: Option<String>,
     /// Key material.
     pub additional: Option<Additional>,
 }
@@ -157,7 +198,7 @@ impl CallEvent<'_> {
             error_code,
             error_message,
             request_parameters: parameters,
-            response_elements: notes.changed.map(|key_id| Response { key_id }),
+            response_elements: notes.changed.map(|key_id| Response { key_id, grant_id: notes.grant }),
             additional_event_data: notes.additional,
             request_id: self.request_id.to_owned(),
             event_id: uuid()?,

@@ -11,6 +11,8 @@ mod conditions;
 mod error;
 mod events;
 mod generation;
+mod grant_rows;
+mod grants;
 pub mod home;
 mod managed;
 mod operation;

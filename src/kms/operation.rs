@@ -9,16 +9,17 @@ use super::call::{Call, Result, Subject};
 use super::events::Parameters;
 use super::session::Session;
 use super::wire::{
-    CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DecryptRequest, DeleteAliasRequest,
-    DeriveSharedSecretRequest, DescribeKeyRequest, DisableKeyRequest, DisableKeyRotationRequest,
-    EnableKeyRequest, EnableKeyRotationRequest, EncryptRequest, GenerateDataKeyPairRequest,
-    GenerateDataKeyPairWithoutPlaintextRequest, GenerateDataKeyRequest,
+    CancelKeyDeletionRequest, CreateAliasRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest,
+    DeleteAliasRequest, DeriveSharedSecretRequest, DescribeKeyRequest, DisableKeyRequest,
+    DisableKeyRotationRequest, EnableKeyRequest, EnableKeyRotationRequest, EncryptRequest,
+    GenerateDataKeyPairRequest, GenerateDataKeyPairWithoutPlaintextRequest, GenerateDataKeyRequest,
     GenerateDataKeyWithoutPlaintextRequest, GenerateMacRequest, GenerateRandomRequest,
     GetKeyLastUsageRequest, GetKeyPolicyRequest, GetKeyRotationStatusRequest, GetPublicKeyRequest,
-    ListAliasesRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
-    ListResourceTagsRequest, PutKeyPolicyRequest, ReEncryptRequest, RotateKeyOnDemandRequest,
-    ScheduleKeyDeletionRequest, SignRequest, TagResourceRequest, UntagResourceRequest, UpdateAliasRequest,
-    UpdateKeyDescriptionRequest, VerifyMacRequest, VerifyRequest,
+    ListAliasesRequest, ListGrantsRequest, ListKeyPoliciesRequest, ListKeyRotationsRequest, ListKeysRequest,
+    ListResourceTagsRequest, ListRetirableGrantsRequest, PutKeyPolicyRequest, ReEncryptRequest,
+    RetireGrantRequest, RevokeGrantRequest, RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest,
+    SignRequest, TagResourceRequest, UntagResourceRequest, UpdateAliasRequest, UpdateKeyDescriptionRequest,
+    VerifyMacRequest, VerifyRequest,
 };
 use super::{KmsError, KmsErrorKind};
 use crate::crypto::SecretVec;
@@ -144,6 +145,11 @@ operations! {
     GetKeyPolicyRequest, "GetKeyPolicy", Read, read_only true;
     PutKeyPolicyRequest, "PutKeyPolicy", Change, read_only false;
     ListKeyPoliciesRequest, "ListKeyPolicies", Read, read_only true;
+    CreateGrantRequest, "CreateGrant", Change, read_only false;
+    ListGrantsRequest, "ListGrants", Read, read_only true;
+    ListRetirableGrantsRequest, "ListRetirableGrants", Read, read_only true;
+    RetireGrantRequest, "RetireGrant", Change, read_only false;
+    RevokeGrantRequest, "RevokeGrant", Change, read_only false;
 }
 
 /// Room for every answer that holds a plaintext, so that no copy of it stays where a smaller buffer was.

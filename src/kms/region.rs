@@ -237,7 +237,8 @@ impl Core {
         Ok(Some(row.key()))
     }
 
-    fn read_at(&self, generation: u64) -> Result<Box<dyn ReadTx + '_>, Fault> {
+    /// A view of the store, if it is of this generation.
+    pub fn read_at(&self, generation: u64) -> Result<Box<dyn ReadTx + '_>, Fault> {
         let tx = self.store.read()?;
         if rows::generation(&*tx)? == generation { Ok(tx) } else { Err(Fault::Moved) }
     }

@@ -23,7 +23,7 @@ use super::root::RootKey;
 use super::spec::{KeySpec, KeyUsage, Material};
 use super::state::State;
 use super::wire::Tag;
-use super::{KmsError, KmsErrorKind};
+use super::{KmsError, KmsErrorKind, grant_rows};
 use crate::crypto::{AeadKey, CryptoError, SecretVec, kdf, labels, random};
 use crate::iam::{AccountId, AliasName, KeyArn, KeyId, KeyPolicy, Region};
 use crate::store::{Item, ReadTx, StoreError, WriteTx, prefix_end};
@@ -38,7 +38,7 @@ const DUE: &str = "due";
 const ROTATION: &str = "rotation";
 const ROTATION_DUE: &str = "rotation-due";
 const REGION: &str = "region";
-const ROW_VERSION: u8 = 1;
+pub(super) const ROW_VERSION: u8 = 1;
 /// Of keys' rows, since they name a spec.
 const KEY_ROW_VERSION: u8 = 2;
 const SALT: usize = 16;
@@ -180,19 +180,19 @@ impl AliasRow {
     }
 }
 
-fn encode<T: Serialize>(version: u8, row: &T) -> Result<Vec<u8>, KmsError> {
+pub(super) fn encode<T: Serialize>(version: u8, row: &T) -> Result<Vec<u8>, KmsError> {
     let out = vec![version];
     postcard::to_extend(row, out).map_err(|e| damaged(&format!("a row cannot be written: {e}")))
 }
 
-fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, KmsError> {
+pub(super) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, KmsError> {
     match bytes.split_first() {
         Some((&ROW_VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| damaged(what)),
         _ => Err(damaged(what)),
     }
 }
 
-fn damaged(what: &str) -> KmsError {
+pub(super) fn damaged(what: &str) -> KmsError {
     let message = format!("the key service's store is damaged ({what}); restore it from a backup");
     KmsError::new(KmsErrorKind::Internal, message)
 }
@@ -214,21 +214,21 @@ impl From<CryptoError> for KmsError {
 }
 
 /// A key in the keys of collections.
-fn packed(key: &KeyId) -> [u8; 17] {
+pub(super) fn packed(key: &KeyId) -> [u8; 17] {
     let mut out = [0; 17];
     out[0] = u8::from(key.multi_region);
     out[1..].copy_from_slice(&key.bytes);
     out
 }
 
-fn unpacked(bytes: &[u8]) -> Option<KeyId> {
+pub(super) fn unpacked(bytes: &[u8]) -> Option<KeyId> {
     let bytes: &[u8; 17] = bytes.try_into().ok()?;
     let (flag, id) = bytes.split_first()?;
     Some(KeyId { multi_region: *flag == 1, bytes: id.try_into().ok()? })
 }
 
 /// Everything under a prefix, from behind `after` on.
-fn under(
+pub(super) fn under(
     tx: &dyn ReadTx,
     collection: &str,
     prefix: &[u8],
@@ -432,7 +432,7 @@ fn first_of(tx: &dyn ReadTx, collection: &str, now: i64) -> Result<Option<KeyId>
     rows.first().map(|(key, _)| unpacked(&key[8..]).ok_or_else(|| damaged("a due time"))).transpose()
 }
 
-/// Removes a key with its material, aliases, schedule and due time; the store then has something to purge.
+/// Removes a key with its material, aliases, grants, schedule and due time; the store then has something to purge.
 pub fn delete_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), KmsError> {
     let account: AccountId = row.account.parse().map_err(|_| damaged("a key's account"))?;
     for (at, sealed) in under(tx, MATERIAL, &packed(id), None, usize::MAX)? {
@@ -447,6 +447,7 @@ pub fn delete_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), 
         delete_due(tx, due, id)?;
     }
     set_schedule(tx, id, None, false)?;
+    grant_rows::delete_all(tx, id)?;
     count(tx, row, |keys| keys.saturating_sub(1))?;
     tx.delete(ACCOUNT_KEYS, &[row.account.as_bytes(), &packed(id)].concat())?;
     tx.delete(KEYS, &packed(id))?;

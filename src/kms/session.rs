@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::call::{Call, Tx};
+use super::call::{Call, Tx, would_succeed};
 use super::events::{self, CallEvent, Notes, SERVICE};
 use super::operation::{Class, OPERATIONS, Operation, Row};
 use super::region::{Fault, RegionService};
@@ -13,10 +13,10 @@ use super::service::{
 use super::wire::{
     DecryptRequest, DescribeKeyRequest, EncryptRequest, GenerateDataKeyRequest, ReEncryptRequest,
 };
-use super::{KmsError, KmsErrorKind, conditions, managed, rows};
+use super::{KmsError, KmsErrorKind, grants, managed, rows};
 use crate::audit::{self, AuditError, ChainHead, Filter, Found};
 use crate::crypto::SecretVec;
-use crate::iam::{AccountId, Context, KeyArn, KeyId, Principal, Region};
+use crate::iam::{AccountId, KeyArn, KeyId, Principal, Region};
 use crate::store::{Durability, Store};
 
 /// How often a request is decided anew because keys changed in between, before the caller is told to try again.
@@ -128,10 +128,10 @@ impl Session {
     /// The one entry.
     fn enter<O: Operation>(&self, via: Option<&'static str>, request: &O) -> Result<O::Response, KmsError> {
         let mut entry = Entry::new(self, via, O::ROW)?;
-        let bounds = request.check().and_then(|()| match request.grant_tokens() {
-            [] => Ok(()),
-            // There are no grants yet whose tokens these could be.
-            _ => Err(KmsError::new(KmsErrorKind::InvalidGrantToken, "the grant tokens are not valid")),
+        let bounds = request.check().and_then(|()| {
+            // A grant counts at once, so that its token gives nothing; but it must be one.
+            let mut tokens = request.grant_tokens().iter();
+            tokens.try_for_each(|token| grants::read_token(&self.region.root, token).map(drop))
         });
         if let Err(error) = bounds {
             return Err(entry.fail(Some(request.parameters()), Notes::default(), None, error)?);
@@ -245,8 +245,7 @@ impl<'a> Entry<'a> {
         tx: Tx<'_>,
     ) -> (super::call::Result<O::Response>, Made) {
         let region = &*self.session.region;
-        let conditions =
-            |action: &str, context: &mut Context| conditions::say(&request.parameters(), action, context);
+        let parameters = request.parameters();
         let mut call = Call {
             region,
             caller: &self.session.caller,
@@ -256,15 +255,13 @@ impl<'a> Entry<'a> {
             generation,
             tx,
             prepared: self.prepared.as_ref(),
-            conditions: &conditions,
+            parameters: &parameters,
+            same_key: None,
             notes: Notes::default(),
             service_events: Vec::new(),
         };
         let decided = call.admit(&request.subjects()).and_then(|keys| {
-            if request.dry_run() {
-                let message = "The request would have succeeded, but the DryRun option is set.";
-                return Err(Fault::Refused(KmsError::new(KmsErrorKind::DryRun, message)));
-            }
+            would_succeed(request.dry_run())?;
             request.act(&mut call, &keys)
         });
         let Call { now, notes, service_events, .. } = call;

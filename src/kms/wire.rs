@@ -31,8 +31,10 @@ macro_rules! response {
     };
 }
 
+mod grants;
 mod pairs;
 mod symmetric;
+pub use grants::*;
 pub use pairs::*;
 pub use symmetric::*;
 

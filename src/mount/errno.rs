@@ -74,6 +74,7 @@ fn key_errno(kind: KmsErrorKind) -> i32 {
         | KmsErrorKind::AlreadyExists
         | KmsErrorKind::InvalidAliasName
         | KmsErrorKind::InvalidMac
+        | KmsErrorKind::InvalidGrantId
         | KmsErrorKind::InvalidMarker
         | KmsErrorKind::InvalidSignature
         | KmsErrorKind::MalformedPolicyDocument
@@ -114,6 +115,7 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
             | KmsErrorKind::AlreadyExists
             | KmsErrorKind::InvalidAliasName
             | KmsErrorKind::InvalidMac
+            | KmsErrorKind::InvalidGrantId
             | KmsErrorKind::InvalidMarker
             | KmsErrorKind::InvalidSignature
             | KmsErrorKind::MalformedPolicyDocument

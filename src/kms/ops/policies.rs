@@ -42,7 +42,7 @@ pub fn own_policy(
         };
         refused(kind, error.to_string())
     })?;
-    if !bypass && call.may_use_key("kms:PutKeyPolicy", arn, kind, &policy, None).is_err() {
+    if !bypass && call.may_use_key("kms:PutKeyPolicy", arn, kind, &policy, None, None).is_err() {
         let message = "The new key policy will not allow you to update the key policy in the future.";
         return Err(refused(KmsErrorKind::MalformedPolicyDocument, message));
     }

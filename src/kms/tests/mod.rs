@@ -1,5 +1,7 @@
 //! The key service as its callers see it.
 
+mod grant_requests;
+mod grants;
 mod home;
 mod keys;
 mod labels;

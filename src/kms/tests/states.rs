@@ -68,6 +68,16 @@ fn states_allow_what_the_table_says() {
         ("UntagResource", json!({"KeyId": "$k", "TagKeys": ["a"]}), ok, pending),
         ("ListResourceTags", json!({"KeyId": "$k"}), ok, ok),
         ("UpdateKeyDescription", json!({"KeyId": "$k", "Description": ""}), ok, pending),
+        (
+            "CreateGrant",
+            json!({"KeyId": "$k", "GranteePrincipal": format!("arn:aws:iam::{ACCOUNT}:root"), "Operations": ["Decrypt"]}),
+            off,
+            pending,
+        ),
+        ("ListGrants", json!({"KeyId": "$k"}), ok, ok),
+        ("ListRetirableGrants", json!({"RetiringPrincipal": format!("arn:aws:iam::{ACCOUNT}:root")}), ok, ok),
+        ("RetireGrant", json!({"KeyId": "$k", "GrantId": "$g"}), ok, ok),
+        ("RevokeGrant", json!({"KeyId": "$k", "GrantId": "$g"}), ok, ok),
         ("GetKeyPolicy", json!({"KeyId": "$k"}), ok, ok),
         ("ListKeyPolicies", json!({"KeyId": "$k"}), ok, ok),
         ("PutKeyPolicy", json!({"KeyId": "$k", "Policy": super::policies::DEFAULT}), ok, ok),
@@ -97,6 +107,9 @@ fn states_allow_what_the_table_says() {
             let blob = encrypt(&session, &key, b"x").unwrap_or_default();
             alias(&session, "alias/old", &key).unwrap();
             alias(&session, "alias/usable", &usable).unwrap();
+            let root = format!("arn:aws:iam::{ACCOUNT}:root");
+            let grant = json!({"KeyId": key, "GranteePrincipal": root, "Operations": ["DescribeKey"]});
+            let grant = json(&session, "CreateGrant", grant).unwrap();
             match state {
                 KeyState::Disabled => disable(&session, &key),
                 KeyState::PendingDeletion => drop(schedule(&session, &key, 7)),
@@ -109,7 +122,7 @@ fn states_allow_what_the_table_says() {
             let text = request.to_string().replace("$k", &key).replace("$b", &base64(&blob));
             let text = text.replace("$u", &usable).replace("$c", &base64(&usable_blob));
             let text = text.replace("$signs", &key).replace("$macs", &key).replace("$agrees", &key);
-            let text = text.replace("$made", &made);
+            let text = text.replace("$made", &made).replace("$g", grant["GrantId"].as_str().unwrap());
             let answer = session.call_json(operation, text.as_bytes());
             let refusal = if *operation == "CancelKeyDeletion" && state == KeyState::Enabled {
                 *disabled
