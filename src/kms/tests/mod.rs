@@ -1,5 +1,6 @@
 //! The key service as its callers see it.
 
+mod conditions;
 mod grant_requests;
 mod grants;
 mod home;
