@@ -9,6 +9,7 @@ mod names;
 mod pattern;
 mod policy;
 mod principal;
+pub mod sigv4;
 #[cfg(test)]
 mod tests;
 

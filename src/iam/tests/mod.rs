@@ -3,6 +3,7 @@
 mod conditions;
 mod documents;
 mod matrix;
+mod sigv4;
 mod speed;
 
 use super::*;
