@@ -73,7 +73,8 @@ pub struct ChainHead {
 }
 
 impl ChainHead {
-    const EMPTY: Self = Self { sequence: 0, hash: [0; 32] };
+    /// Of a log without events.
+    pub const EMPTY: Self = Self { sequence: 0, hash: [0; 32] };
 
     /// A head as [`Self`] is displayed: number, colon, 64 hex digits. None if it is none.
     pub fn parse(text: &str) -> Option<Self> {
@@ -104,6 +105,13 @@ pub struct Record {
     /// JSON.
     pub event: Vec<u8>,
     hash: [u8; 32],
+}
+
+impl Record {
+    /// The chain up to this event.
+    pub fn head(&self) -> ChainHead {
+        ChainHead { sequence: self.sequence, hash: self.hash }
+    }
 }
 
 fn link(before: &[u8; 32], sequence: u64, event: &[u8]) -> [u8; 32] {
@@ -147,6 +155,32 @@ pub fn read(tx: &dyn ReadTx, from: u64, limit: usize) -> Result<Vec<Record>, Aud
     rows.iter().zip(from..).map(|((key, value), due)| parse(key, value, due)).collect()
 }
 
+/// Up to `limit` events behind `before`, each of which fits the one before it.
+pub fn follow(tx: &dyn ReadTx, before: &ChainHead, limit: usize) -> Result<Vec<Record>, AuditError> {
+    let mut before = *before;
+    let records = read(tx, before.sequence.checked_add(1).ok_or(AuditError::Full)?, limit)?;
+    for record in &records {
+        let sequence = before.sequence + 1;
+        if record.sequence != sequence {
+            return Err(AuditError::Missing { sequence });
+        }
+        if !mac::equal(&link(&before.hash, sequence, &record.event), &record.hash) {
+            return Err(AuditError::Changed { sequence });
+        }
+        before = record.head();
+    }
+    Ok(records)
+}
+
+/// Does the chain hold this head?
+pub fn holds(tx: &dyn ReadTx, head: &ChainHead) -> Result<bool, AuditError> {
+    if *head == ChainHead::EMPTY {
+        return Ok(true);
+    }
+    let row = tx.get(EVENTS, &head.sequence.to_be_bytes())?;
+    Ok(row.is_some_and(|row| row.first_chunk() == Some(&head.hash)))
+}
+
 /// Signs the head `synced`, which is on disk, if it is further than the signed one. The chain must still hold
 /// the signed one: a log that was cut is not signed over. False if there was nothing to sign.
 pub fn advance_head(tx: &mut dyn WriteTx, key: &HeadKey, synced: &ChainHead) -> Result<bool, AuditError> {
@@ -154,12 +188,8 @@ pub fn advance_head(tx: &mut dyn WriteTx, key: &HeadKey, synced: &ChainHead) -> 
         if signed.sequence >= synced.sequence {
             return Ok(false);
         }
-        if signed != ChainHead::EMPTY {
-            let lost = AuditError::Head { sequence: signed.sequence };
-            let row = tx.get(EVENTS, &signed.sequence.to_be_bytes())?.ok_or(lost)?;
-            if row.first_chunk() != Some(&signed.hash) {
-                return Err(AuditError::Head { sequence: signed.sequence });
-            }
+        if !holds(tx, &signed)? {
+            return Err(AuditError::Head { sequence: signed.sequence });
         }
     }
     sign_head(tx, key, synced)?;
@@ -173,7 +203,8 @@ pub fn sign_head(tx: &mut dyn WriteTx, key: &HeadKey, synced: &ChainHead) -> Res
     Ok(tx.put(HEAD, HEAD_ROW, &[&head[..], &signature].concat())?)
 }
 
-fn signed_head(tx: &dyn ReadTx, key: &HeadKey) -> Result<Option<ChainHead>, AuditError> {
+/// The head that was signed last; none in a log that never was.
+pub fn signed_head(tx: &dyn ReadTx, key: &HeadKey) -> Result<Option<ChainHead>, AuditError> {
     let Some(row) = tx.get(HEAD, HEAD_ROW)? else { return Ok(None) };
     let parts = row.split_first_chunk::<8>().and_then(|(s, rest)| Some((s, rest.split_first_chunk::<32>()?)));
     let Some((sequence, (hash, signature))) = parts else { return Err(AuditError::HeadSignature) };

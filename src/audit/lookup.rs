@@ -63,7 +63,7 @@ pub struct Found {
 }
 
 /// Does an event stand in this account's log? The caller's has all, the owner's of a key what was allowed.
-fn is_of(event: &Event, account: &str) -> bool {
+pub(super) fn is_of(event: &Event, account: &str) -> bool {
     let allowed = event.error_code.is_none();
     event.recipient_account_id == account
         || allowed && event.resources.iter().any(|r| r.account_id == account)

@@ -2,14 +2,23 @@
 //! and a head under a key that shows a cut tail; the shape of an event; finding events.
 
 mod chain;
+mod delivery;
+mod digest;
 mod event;
+mod export;
 mod lookup;
 
 pub use chain::{
-    AuditError, ChainHead, HeadKey, Record, advance_head, append, append_after, head, read, sign_head, verify,
+    AuditError, ChainHead, HeadKey, Record, advance_head, append, append_after, head, read, sign_head,
+    signed_head, verify,
 };
+pub use digest::{DIGEST_KEY_SPEC, DigestKey, Second};
 pub use event::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
     ServiceEventDetails, Text, uuid,
 };
+pub use export::{BUCKET, DigestKeys, ExportError, ExportOptions, Exported, Source, TRAIL, export};
 pub use lookup::{Filter, Found, index, lookup, newest};
+
+#[cfg(test)]
+mod tests;

@@ -2,16 +2,17 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 
 use super::error::{CliError, Result};
 use super::global::Global;
 use super::{output, service};
-use crate::audit::{AuditError, ChainHead, Event, Filter, Found};
+use crate::audit::{AuditError, ChainHead, Event, ExportError, ExportOptions, Filter, Found};
 use crate::kms::{KeyService, Session};
 
-/// Reads and verifies the audit log
+/// Reads, verifies and exports the audit log
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -22,6 +23,8 @@ pub struct Args {
 enum Verb {
     Lookup(Lookup),
     Verify(Verify),
+    Head(Head),
+    Export(Export),
 }
 
 /// Shows events, newest first; everything that is given must hold
@@ -59,9 +62,45 @@ struct Lookup {
 /// with --pinned that the log still holds all that it held then, even against whoever has the root key.
 #[derive(Debug, clap::Args)]
 struct Verify {
-    /// A head that was noted before, as NUMBER:HASH; or @FILE, the file that holds it
+    /// A head that `audit head` or `audit verify` printed before, as NUMBER:HASH; or @FILE, the file that holds it
     #[arg(long, value_name = "HEAD", value_parser = head)]
     pinned: Option<ChainHead>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the log's head, to be kept elsewhere
+///
+/// `kmsfs audit head > FILE`, with the file on another machine, and later `kmsfs audit verify --pinned @FILE`. It does
+/// not walk the log: `kmsfs audit verify` does, and prints the same head.
+#[derive(Debug, clap::Args)]
+struct Head {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Writes the account's events into a directory, as CloudTrail's gzip files with a signed digest of each hour
+///
+/// Run it as often as you like, by a timer for example: it goes on where the last digest in the directory ended, and
+/// writes every event once. What a killed export left is mended by the next. Copied to an S3 bucket, with the .meta
+/// files as the digests' metadata, `aws cloudtrail validate-logs` checks it (docs/kms.md).
+#[derive(Debug, clap::Args)]
+struct Export {
+    /// Directory; it is made if it is not there
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Begin with the first event of this time or later, in the forms of `audit lookup --start`; only the first
+    /// export into a directory can begin later than the log
+    #[arg(long, visible_alias = "start-time", value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// End before the first event of this time or later; the next export goes on there
+    #[arg(long, visible_alias = "end-time", value_name = "TIME", value_parser = time)]
+    until: Option<Timestamp>,
+    /// S3 bucket that the directory will be copied to: the digests name it [default: as before, or kmsfs]
+    #[arg(long, value_name = "NAME")]
+    bucket: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -109,6 +148,8 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     match &args.verb {
         Verb::Lookup(args) => lookup(&session, args),
         Verb::Verify(args) => verify(&session, args),
+        Verb::Head(args) => print_head(&session, args),
+        Verb::Export(args) => export(&session, args),
     }
 }
 
@@ -180,14 +221,55 @@ fn subject(event: &Event) -> String {
     }
 }
 
-fn verify(session: &Session, args: &Verify) -> Result<()> {
-    let head = session.verify_log(args.pinned).map_err(|error| match error {
+fn log_failed(error: AuditError) -> CliError {
+    match error {
         AuditError::Store(_) | AuditError::Full => CliError::Home(error.to_string()),
         _ => CliError::Tampered(format!(
             "{error}; keep a copy of the home as it is, and compare it with a backup (`kmsfs audit lookup` shows what \
              can still be read)"
         )),
+    }
+}
+
+fn print_head(session: &Session, args: &Head) -> Result<()> {
+    let head = session.log_head().map_err(log_failed)?;
+    if args.json {
+        return output::json(&serde_json::json!({"events": head.sequence, "head": head.to_string()}));
+    }
+    output::line(&head.to_string())
+}
+
+fn export(session: &Session, args: &Export) -> Result<()> {
+    let options = ExportOptions { since: args.since, until: args.until, bucket: args.bucket.clone() };
+    let done = session.export_log(&args.dir, &options).map_err(|error| match error {
+        ExportError::Log(error) => log_failed(error),
+        ExportError::File { path, source } => {
+            CliError::Io { what: format!("{path} (export again: it goes on where it stopped)"), source }
+        }
+        ExportError::Busy { .. } => CliError::Busy(error.to_string()),
+        ExportError::Changed { .. } | ExportError::Lost { .. } => CliError::Tampered(error.to_string()),
+        ExportError::Asked(what) => CliError::Usage(format!("{}: {what}", args.dir.display())),
+        ExportError::Key(_) | ExportError::Crypto(_) => CliError::Home(error.to_string()),
     })?;
+    if args.json {
+        return output::json(&serde_json::json!({
+            "events": done.events,
+            "logFiles": done.log_files,
+            "digests": done.digests,
+            "until": done.until.to_string(),
+            "head": done.head.to_string(),
+        }));
+    }
+    output::facts(&[
+        ("exported", format!("{} events in {} files, {} digests", done.events, done.log_files, done.digests)),
+        ("into", args.dir.display().to_string()),
+        ("until", super::key::time(done.until)),
+        ("head", done.head.to_string()),
+    ])
+}
+
+fn verify(session: &Session, args: &Verify) -> Result<()> {
+    let head = session.verify_log(args.pinned).map_err(log_failed)?;
     if args.json {
         return output::json(&serde_json::json!({
             "events": head.sequence,

@@ -10,6 +10,7 @@ mod commit;
 mod conditions;
 mod error;
 mod events;
+mod export;
 mod generation;
 mod grant_rows;
 mod grants;
@@ -17,6 +18,7 @@ pub mod home;
 mod managed;
 mod operation;
 mod ops;
+mod owned;
 mod region;
 pub mod root;
 mod rows;
@@ -29,6 +31,7 @@ pub mod wire;
 
 pub use clock::{Clock, SystemClock};
 pub use error::{KeyState, KmsError, KmsErrorKind};
+pub use export::DigestPublicKey;
 pub use home::{Home, HomeError, Kms, KmsOptions};
 pub use operation::Operation;
 pub use service::{

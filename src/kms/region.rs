@@ -374,6 +374,16 @@ impl Core {
         signed
     }
 
+    /// Signs what the log holds by now; the end that is on disk and signed.
+    pub fn signed_head(&self) -> Result<audit::ChainHead, AuditError> {
+        self.flush().map_err(|e| StoreError::Engine(e.message))?;
+        // Another process may have written.
+        self.has_grown();
+        self.sign()?;
+        let head = audit::signed_head(&*self.store.read()?, &self.head_key)?;
+        Ok(head.unwrap_or(audit::ChainHead::EMPTY))
+    }
+
     /// Checks the log; the end of it.
     pub fn verify_log(&self, pinned: Option<audit::ChainHead>) -> Result<audit::ChainHead, AuditError> {
         audit::verify(&*self.store.read()?, &self.head_key, pinned)

@@ -192,7 +192,8 @@ pub(super) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T,
     }
 }
 
-pub(super) fn damaged(what: &str) -> KmsError {
+/// The answer where a row cannot be what was written.
+pub fn damaged(what: &str) -> KmsError {
     let message = format!("the key service's store is damaged ({what}); restore it from a backup");
     KmsError::new(KmsErrorKind::Internal, message)
 }
@@ -478,17 +479,20 @@ fn under_root(root: &RootKey, salt: &[u8]) -> Result<AeadKey, CryptoError> {
     AeadKey::new(kdf::counter_mode(root.expose(), labels::KMS_MATERIAL, salt)?.expose())
 }
 
-fn seal(root: &RootKey, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, CryptoError> {
+/// Seals for a row: salt 16 | nonce 12 | tag 16 | AES-256-GCM ciphertext, under a key of its own.
+pub fn seal(root: &RootKey, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, CryptoError> {
     let salt: [u8; SALT] = random()?;
     Ok([&salt[..], &under_root(root, &salt)?.seal_message(aad, plaintext)?].concat())
 }
 
-fn open(root: &RootKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
+/// Opens what [`seal`] gave.
+pub fn open(root: &RootKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, CryptoError> {
     let (salt, message) = sealed.split_first_chunk::<SALT>().ok_or(CryptoError::NotAuthentic)?;
     under_root(root, salt)?.open_message(aad, message)
 }
 
-fn aad(parts: &[&[u8]]) -> Vec<u8> {
+/// Each part with its length before it.
+pub fn aad(parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
     for part in parts {
         out.extend_from_slice(&(part.len() as u32).to_le_bytes());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::call::{Call, Tx, would_succeed};
 use super::events::{self, CallEvent, Notes, SERVICE};
 use super::operation::{Class, OPERATIONS, Operation, Row};
-use super::region::{Fault, RegionService};
+use super::region::{Core, Fault, RegionService};
 use super::service::{
     DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger, ReEncrypted,
 };
@@ -109,6 +109,10 @@ impl Session {
     /// pinned elsewhere ([`ChainHead`] has a text form).
     pub fn verify_log(&self, pinned: Option<ChainHead>) -> Result<ChainHead, AuditError> {
         self.region.verify_log(pinned)
+    }
+
+    pub(super) fn region_core(&self) -> &Core {
+        &self.region
     }
 
     #[cfg(test)]

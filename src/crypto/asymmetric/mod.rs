@@ -116,6 +116,14 @@ impl PrivateKey {
         Ok(PublicKey { spec: self.spec, der })
     }
 
+    /// The public half of an RSA key as PKCS#1 writes it (RFC 8017, RSAPublicKey), DER; none of other keys.
+    pub fn public_pkcs1(&self) -> Option<Vec<u8>> {
+        match &self.inner {
+            Inner::Rsa(key) => Some(key.public_pkcs1()),
+            _ => None,
+        }
+    }
+
     /// Signs.
     ///
     /// # Errors

@@ -60,6 +60,10 @@ impl Private {
         Ok(der.as_ref().to_vec())
     }
 
+    pub(super) fn public_pkcs1(&self) -> Vec<u8> {
+        self.signing.public_key().as_ref().to_vec()
+    }
+
     pub(super) fn sign(
         &self,
         algorithm: SigningAlgorithm,

@@ -3,6 +3,7 @@
 mod conditions;
 mod grant_requests;
 mod grants;
+mod export;
 mod home;
 mod keys;
 mod labels;

@@ -1,0 +1,3 @@
+//! The layer as its callers see it.
+
+mod export;
