@@ -11,6 +11,12 @@ need() {
         PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     if [ ${#missing[@]} -eq 0 ]; then return; fi
+    need_package "${missing[@]}"
+}
+
+# need_package PACKAGE...: installs packages (Debian, Ubuntu).
+need_package() {
+    local missing=("$@")
     say "installing: ${missing[*]}"
     command -v apt-get >/dev/null || die "this system has no apt-get; install by hand: ${missing[*]}"
     local as_root=()

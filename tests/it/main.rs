@@ -1,6 +1,7 @@
 //! Tests from outside: each module drives the library or the program as a user would.
 
 mod cli;
+mod clients;
 mod export;
 mod fake;
 mod kms_kill;
