@@ -1,8 +1,9 @@
 //! kmsfs: an encrypted directory in which every file is its own envelope.
 //!
 //! The layers, lowest first; a layer names only layers below it (docs/architecture.md):
-//! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `cli`.
+//! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `api`, `cli`.
 
+pub mod api;
 pub mod audit;
 pub mod cli;
 pub mod crypto;

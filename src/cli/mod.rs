@@ -13,6 +13,7 @@ mod mount;
 mod mounts;
 mod output;
 mod secret;
+mod serve;
 mod service;
 mod status;
 mod umount;
@@ -52,6 +53,7 @@ enum Verb {
     Audit(audit::Args),
     Encrypt(secret::EncryptArgs),
     Decrypt(secret::DecryptArgs),
+    Serve(serve::Args),
     Demo(demo::Args),
 }
 
@@ -87,6 +89,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Audit(args) => audit::run(global, args)?,
         Verb::Encrypt(args) => secret::encrypt(global, args)?,
         Verb::Decrypt(args) => secret::decrypt(global, args)?,
+        Verb::Serve(args) => serve::run(global, args)?,
         Verb::Demo(args) => demo::run(args)?,
     }
     Ok(Exit::Success.into())

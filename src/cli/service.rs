@@ -23,6 +23,11 @@ pub fn session_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Se
 
 /// Makes home and region if they are not there.
 pub fn session_or_new(global: &Global) -> Result<Session> {
+    kms_or_new(global)?.root_session(&global.region).map_err(failed)
+}
+
+/// The same, of all regions.
+pub fn kms_or_new(global: &Global) -> Result<Arc<Kms>> {
     let home = Home::open_or_create(&global.home()?).map_err(failed)?;
     let new = !home.region_path(&global.region).exists();
     let passphrase = global.passphrase(new)?;
@@ -34,7 +39,7 @@ pub fn session_or_new(global: &Global) -> Result<Session> {
             Err(error) => return Err(failed(error)),
         }
     }
-    kms.root_session(&global.region).map_err(failed)
+    Ok(kms)
 }
 
 fn open(global: &Global, passphrase: Option<SecretVec>) -> Result<Arc<Kms>> {

@@ -52,11 +52,24 @@ impl Caller {
 pub struct Session {
     region: Arc<RegionService>,
     caller: Arc<Caller>,
+    /// Of the one request that the session is for.
+    request_id: Option<Arc<str>>,
 }
 
 impl Session {
     pub(super) fn new(region: Arc<RegionService>, caller: Caller) -> Self {
-        Self { region, caller: Arc::new(caller) }
+        Self { region, caller: Arc::new(caller), request_id: None }
+    }
+
+    /// A session of another caller in the same region, for one request, whose event gets this requestID. Cheap.
+    #[must_use]
+    pub fn for_request(&self, caller: Caller, request_id: &str) -> Self {
+        Self { region: self.region.clone(), caller: Arc::new(caller), request_id: Some(request_id.into()) }
+    }
+
+    /// The name of an operation that [`Self::call_json`] has.
+    pub fn operation(name: &str) -> Option<&'static str> {
+        OPERATIONS.iter().find(|(row, _)| row.name == name).map(|(row, _)| row.name)
     }
 
     /// Its caller.
@@ -204,11 +217,12 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn new(session: &'a Session, via: Option<&'static str>, row: &'static Row) -> Result<Self, KmsError> {
-        Ok(Self { session, via, row, request_id: audit::uuid()?, prepared: None })
+        let request_id = session.request_id.as_deref().map_or_else(audit::uuid, |id| Ok(id.to_owned()))?;
+        Ok(Self { session, via, row, request_id, prepared: None })
     }
 
     fn event(&self, time: jiff::Timestamp) -> CallEvent<'_> {
-        let Session { region, caller } = self.session;
+        let Session { region, caller, .. } = self.session;
         let Row { name, read_only, .. } = *self.row;
         CallEvent { region, caller, via: self.via, name, read_only, time, request_id: &self.request_id }
     }
