@@ -93,6 +93,7 @@ fn status(kind: KmsErrorKind) -> StatusCode {
         | KmsErrorKind::InvalidAliasName
         | KmsErrorKind::InvalidArn
         | KmsErrorKind::InvalidCiphertext
+        | KmsErrorKind::InvalidGrantId
         | KmsErrorKind::InvalidGrantToken
         | KmsErrorKind::InvalidKeyUsage
         | KmsErrorKind::InvalidMac
@@ -104,6 +105,7 @@ fn status(kind: KmsErrorKind) -> StatusCode {
         | KmsErrorKind::NotFound
         | KmsErrorKind::Serialization
         | KmsErrorKind::Tag
+        | KmsErrorKind::Trail(_)
         | KmsErrorKind::UnknownOperation
         | KmsErrorKind::UnsupportedOperation
         | KmsErrorKind::Validation => StatusCode::BAD_REQUEST,

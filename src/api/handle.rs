@@ -99,6 +99,7 @@ struct Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Service {
     Kms,
+    CloudTrail,
     /// What came is for none.
     None,
 }
@@ -108,6 +109,7 @@ impl Service {
     fn name(self) -> &'static str {
         match self {
             Self::Kms => "kms",
+            Self::CloudTrail => "cloudtrail",
             Self::None => "unknown",
         }
     }
@@ -117,6 +119,11 @@ impl Route {
     fn of(head: &hyper::http::request::Parts) -> Self {
         let (service, operation) = match target(head).and_then(|target| target.rsplit_once('.')) {
             Some(("TrentService", operation)) => (Service::Kms, Session::operation(operation)),
+            // The first is what SDKs send, the second what AWS's documents say.
+            Some((
+                "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101" | "CloudTrail_20131101",
+                operation,
+            )) => (Service::CloudTrail, Session::trail_operation(operation)),
             _ => (Service::None, None),
         };
         Self { service, protocol: Protocol::Json, operation: operation.unwrap_or("unknown") }
@@ -125,6 +132,11 @@ impl Route {
 
 fn target(head: &hyper::http::request::Parts) -> Option<&str> {
     head.headers.get("x-amz-target")?.to_str().ok()
+}
+
+/// The operation that a target names.
+fn asked(head: &hyper::http::request::Parts) -> &str {
+    target(head).and_then(|target| target.rsplit_once('.')).map_or("", |(_, operation)| operation)
 }
 
 /// A body within its limit, wiped when it is dropped.
@@ -165,11 +177,14 @@ async fn respond(
     let (caller, region) = authenticate(shared, peer, head, &body, route)?;
     match route.service {
         Service::None => Err(unknown_target()),
-        Service::Kms => {
+        Service::Kms | Service::CloudTrail => {
             let session = session(shared, caller, region, id).await?;
-            let operation =
-                target(head).and_then(|t| t.rsplit_once('.')).map_or("", |(_, name)| name).to_owned();
-            let done = shared.work.run(move || session.call_json(&operation, &body)).await;
+            let (trail, operation) = (route.service == Service::CloudTrail, asked(head).to_owned());
+            let call = move || match trail {
+                true => session.call_trail_json(&operation, &body),
+                false => session.call_json(&operation, &body),
+            };
+            let done = shared.work.run(call).await;
             let answered = done.ok_or_else(fell_over)?;
             Ok(answer::json(answered.map_err(Failure::kms)?, id))
         }
@@ -254,7 +269,8 @@ fn unknown_target() -> Failure {
     Failure::new(
         StatusCode::BAD_REQUEST,
         "UnknownOperationException",
-        "the header X-Amz-Target names no service that answers here: TrentService.OPERATION is for KMS",
+        "the header X-Amz-Target names no service that answers here: TrentService.OPERATION is for KMS, \
+         CloudTrail_20131101.OPERATION for CloudTrail",
     )
 }
 

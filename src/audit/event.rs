@@ -15,6 +15,8 @@ pub type Text = Cow<'static, str>;
 pub const EVENT_VERSION: &str = "1.11";
 /// eventSource of the key service's own operations.
 pub const KMS_SOURCE: &str = "kms.amazonaws.com";
+/// eventSource of what looks at the log.
+pub const TRAIL_SOURCE: &str = "cloudtrail.amazonaws.com";
 /// eventSource of what happens to files.
 pub const FILES_SOURCE: &str = "kmsfs";
 

@@ -197,31 +197,78 @@ fn lookup_by(
     filter: &Filter,
     holds: &dyn Fn(&Event) -> bool,
 ) -> Result<Vec<Found>, AuditError> {
+    Ok(walk(tx, filter, &|event, _| holds(event), None, usize::MAX)?.found)
+}
+
+/// Some of the events that are looked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// Newest first.
+    pub found: Vec<Found>,
+    /// There may be more, with smaller numbers than this.
+    pub next: Option<u64>,
+}
+
+/// The events that a filter lets through and of which `holds` is true (it sees their JSON too), newest first, with
+/// numbers smaller than `before`. Looks at about `most` events; where the next call goes on stands in the answer.
+pub fn page(
+    tx: &dyn ReadTx,
+    filter: &Filter,
+    holds: &dyn Fn(&Event, &[u8]) -> bool,
+    before: Option<u64>,
+    most: usize,
+) -> Result<Page, AuditError> {
+    walk(tx, filter, &|event, json| filter.holds(event) && holds(event, json), before, most)
+}
+
+fn walk(
+    tx: &dyn ReadTx,
+    filter: &Filter,
+    holds: &dyn Fn(&Event, &[u8]) -> bool,
+    before: Option<u64>,
+    most: usize,
+) -> Result<Page, AuditError> {
     let mut found = Vec::new();
     let limit = filter.limit.unwrap_or(USUAL_LIMIT);
     let whole = indexed(tx)?;
-    let mut last = chain::head(tx)?.sequence;
+    let mut last = chain::head(tx)?.sequence.min(before.map_or(u64::MAX, |b| b.saturating_sub(1)));
+    let mut left = most;
     // Newest first: what is not indexed yet.
-    while last > whole * BLOCK && found.len() < limit {
+    while last > whole * BLOCK && found.len() < limit && left > 0 {
         let first = (whole * BLOCK + 1).max(last.saturating_sub(BLOCK - 1));
         let count = (last - first + 1) as usize;
         judge(holds, limit, chain::read(tx, first, count)?, None, &mut found);
         last = first - 1;
+        left = left.saturating_sub(count);
     }
-    let mut to = whole;
-    while found.len() < limit && to > 0 {
+    let mut to = whole.min(last.div_ceil(BLOCK));
+    while found.len() < limit && to > 0 && left > 0 {
         let page = candidates(tx, filter, to)?;
-        let Some(next) = page.last().map(|(block, _)| *block) else { break };
+        // Nothing before what the page leads to can be looked for.
+        to = page.last().map_or(0, |(block, _)| *block);
         for (block, offsets) in page {
-            if found.len() >= limit || !may_hold_time(tx, filter, block)? {
+            if found.len() >= limit || left == 0 {
+                to = block + 1;
+                break;
+            }
+            left -= 1;
+            if !may_hold_time(tx, filter, block)? {
                 continue;
             }
-            let records = chain::read(tx, block * BLOCK + 1, BLOCK as usize)?;
+            let first = block * BLOCK + 1;
+            let records = chain::read(tx, first, (last.saturating_sub(first) + 1).min(BLOCK) as usize)?;
+            left = left.saturating_sub(offsets.as_ref().map_or(records.len(), Vec::len));
             judge(holds, limit, records, offsets.as_deref(), &mut found);
         }
-        to = next;
     }
-    Ok(found)
+    let next = match found.last() {
+        Some(oldest) if found.len() >= limit => Some(oldest.sequence),
+        // What was looked at without limit was looked at to the end.
+        _ if left > 0 => None,
+        _ if last > whole * BLOCK => Some(last + 1),
+        _ => Some(to * BLOCK + 1).filter(|_| to > 0),
+    };
+    Ok(Page { found, next })
 }
 
 /// A block, and which of its events to look at, if that is known.
@@ -250,7 +297,7 @@ fn may_hold_time(tx: &dyn ReadTx, filter: &Filter, block: u64) -> Result<bool, A
 }
 
 fn judge(
-    holds: &dyn Fn(&Event) -> bool,
+    holds: &dyn Fn(&Event, &[u8]) -> bool,
     limit: usize,
     records: Vec<Record>,
     offsets: Option<&[u8]>,
@@ -264,7 +311,7 @@ fn judge(
             continue;
         }
         if let Some(event) = read_event(&record)
-            && holds(&event)
+            && holds(&event, &record.event)
             && let Ok(json) = String::from_utf8(record.event)
         {
             found.push(Found { sequence: record.sequence, event, json });

@@ -167,6 +167,7 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         | KmsErrorKind::InvalidGrantToken
         | KmsErrorKind::Serialization
         | KmsErrorKind::Tag
+        | KmsErrorKind::Trail(_)
         | KmsErrorKind::UnknownOperation
         | KmsErrorKind::UnsupportedOperation
         | KmsErrorKind::Validation => "",

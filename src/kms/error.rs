@@ -1,5 +1,7 @@
 //! The key service's errors, under the names AWS KMS gives them.
 
+use super::trail::TrailErrorKind;
+
 /// State of a KMS key, as DescribeKey reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum KeyState {
@@ -60,6 +62,8 @@ pub enum KmsErrorKind {
     Serialization,
     /// TagException.
     Tag,
+    /// One of CloudTrail's operations.
+    Trail(TrailErrorKind),
     /// UnknownOperationException.
     UnknownOperation,
     /// UnsupportedOperationException.
@@ -94,6 +98,7 @@ impl KmsErrorKind {
             Self::NotFound => "NotFoundException",
             Self::Serialization => "SerializationException",
             Self::Tag => "TagException",
+            Self::Trail(kind) => kind.name(),
             Self::UnknownOperation => "UnknownOperationException",
             Self::UnsupportedOperation => "UnsupportedOperationException",
             Self::Validation => "ValidationException",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cache::Key;
 use super::region::Core;
 use super::session::Caller;
-use super::wire::{GrantConstraints, Tag};
+use super::wire::{GrantConstraints, LookupAttribute, Tag};
 use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
 use crate::audit::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
@@ -106,6 +106,22 @@ pub struct Parameters<'a> {
     pub marker: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lookup_attributes: Option<&'a [LookupAttribute]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_category: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_results: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trail_name_list: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include_shadow_trails: Option<bool>,
 }
 
 /// Tags as CloudTrail spells them; AWS's requests begin their fields with capitals.
@@ -167,6 +183,7 @@ pub struct CallEvent<'a> {
     pub region: &'a Core,
     pub caller: &'a Caller,
     pub via: Option<&'static str>,
+    pub source: &'static str,
     pub name: &'static str,
     pub read_only: bool,
     pub time: Timestamp,
@@ -190,7 +207,7 @@ impl CallEvent<'_> {
             event_version: EVENT_VERSION.into(),
             user_identity: identity(&self.caller.principal, self.via),
             event_time: self.time,
-            event_source: KMS_SOURCE.into(),
+            event_source: self.source.into(),
             event_name: self.name.into(),
             aws_region: self.region.region.to_string(),
             source_ip_address: self.caller.source_ip.clone(),

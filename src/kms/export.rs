@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::owned::RegionDigestKeys;
+use super::region::Core;
 use super::{KmsError, Session};
 use crate::audit::{self, AuditError, ChainHead, ExportError, ExportOptions, Exported, Source};
 
@@ -49,20 +50,7 @@ impl Session {
         start: Option<Timestamp>,
         end: Option<Timestamp>,
     ) -> Result<Vec<DigestPublicKey>, KmsError> {
-        let region = self.region_core();
-        let now = region.clock.now();
-        let (start, end) = (start.unwrap_or(now), end.unwrap_or(now));
-        let keys = RegionDigestKeys::new(region).all()?;
-        let keys = keys.into_iter().map(|timed| DigestPublicKey {
-            value: timed.key.public().to_vec(),
-            validity_start_time: timed.since.time(),
-            // A digest that begins in its last hour ends in the next.
-            validity_end_time: timed.until.next_hour().time(),
-            fingerprint: timed.key.fingerprint().to_owned(),
-        });
-        let in_time =
-            |key: &DigestPublicKey| key.validity_start_time <= end && key.validity_end_time >= start;
-        Ok(keys.filter(in_time).collect())
+        public_keys(self.region_core(), start, end)
     }
 
     /// The head of the log as it is on disk by now, to be kept elsewhere; see [`Session::verify_log`], which
@@ -70,4 +58,24 @@ impl Session {
     pub fn log_head(&self) -> Result<ChainHead, AuditError> {
         self.region_core().signed_head()
     }
+}
+
+/// See [`Session::digest_public_keys`].
+pub(super) fn public_keys(
+    region: &Core,
+    start: Option<Timestamp>,
+    end: Option<Timestamp>,
+) -> Result<Vec<DigestPublicKey>, KmsError> {
+    let now = region.clock.now();
+    let (start, end) = (start.unwrap_or(now), end.unwrap_or(now));
+    let keys = RegionDigestKeys::new(region).all()?;
+    let keys = keys.into_iter().map(|timed| DigestPublicKey {
+        value: timed.key.public().to_vec(),
+        validity_start_time: timed.since.time(),
+        // A digest that begins in its last hour ends in the next.
+        validity_end_time: timed.until.next_hour().time(),
+        fingerprint: timed.key.fingerprint().to_owned(),
+    });
+    let in_time = |key: &DigestPublicKey| key.validity_start_time <= end && key.validity_end_time >= start;
+    Ok(keys.filter(in_time).collect())
 }

@@ -27,6 +27,7 @@ mod service;
 mod session;
 mod spec;
 mod state;
+mod trail;
 pub mod wire;
 
 pub use clock::{Clock, SystemClock};
@@ -38,6 +39,7 @@ pub use service::{
     DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger, ReEncrypted,
 };
 pub use session::{Caller, Session};
+pub use trail::TrailErrorKind;
 
 #[cfg(test)]
 mod tests;

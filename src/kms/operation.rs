@@ -22,6 +22,7 @@ use super::wire::{
     VerifyMacRequest, VerifyRequest,
 };
 use super::{KmsError, KmsErrorKind};
+use crate::audit::{KMS_SOURCE, TRAIL_SOURCE};
 use crate::crypto::SecretVec;
 use std::sync::Arc;
 
@@ -47,6 +48,13 @@ pub struct Row {
     pub class: Class,
     /// readOnly of its events.
     pub read_only: bool,
+}
+
+impl Row {
+    /// eventSource of its events.
+    pub fn source(&self) -> &'static str {
+        if self.action.starts_with("cloudtrail:") { TRAIL_SOURCE } else { KMS_SOURCE }
+    }
 }
 
 /// A request that has a row.
@@ -88,7 +96,8 @@ pub trait Operation: InTable + DeserializeOwned + Send + Sync {
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response>;
 }
 
-type Json = fn(&Session, &[u8]) -> std::result::Result<Vec<u8>, KmsError>;
+/// Runs an operation on JSON.
+pub type Json = fn(&Session, &[u8]) -> std::result::Result<Vec<u8>, KmsError>;
 
 macro_rules! operations {
     ($($request:ident, $name:literal, $class:ident, read_only $read_only:literal;)*) => {
@@ -155,7 +164,8 @@ operations! {
 /// Room for every answer that holds a plaintext, so that no copy of it stays where a smaller buffer was.
 const ANSWER: usize = 16 * 1024;
 
-fn json<O: Operation>(session: &Session, body: &[u8]) -> std::result::Result<Vec<u8>, KmsError> {
+/// Reads a request, calls, and writes the answer.
+pub fn json<O: Operation>(session: &Session, body: &[u8]) -> std::result::Result<Vec<u8>, KmsError> {
     let request: O = match serde_json::from_slice(if body.is_empty() { b"{}" } else { body }) {
         Ok(request) => request,
         Err(error) => {

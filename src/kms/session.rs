@@ -224,7 +224,8 @@ impl<'a> Entry<'a> {
     fn event(&self, time: jiff::Timestamp) -> CallEvent<'_> {
         let Session { region, caller, .. } = self.session;
         let Row { name, read_only, .. } = *self.row;
-        CallEvent { region, caller, via: self.via, name, read_only, time, request_id: &self.request_id }
+        let (source, request_id) = (self.row.source(), self.request_id.as_str());
+        CallEvent { region, caller, via: self.via, source, name, read_only, time, request_id }
     }
 
     fn attempt<O: Operation>(&self, request: &O) -> Result<Attempt<O::Response>, KmsError> {

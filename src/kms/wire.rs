@@ -35,8 +35,10 @@ mod grants;
 mod pairs;
 mod symmetric;
 pub use grants::*;
+mod trail;
 pub use pairs::*;
 pub use symmetric::*;
+pub use trail::*;
 
 /// A label of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

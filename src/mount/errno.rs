@@ -82,6 +82,7 @@ fn key_errno(kind: KmsErrorKind) -> i32 {
         | KmsErrorKind::InvalidGrantToken
         | KmsErrorKind::Serialization
         | KmsErrorKind::Tag
+        | KmsErrorKind::Trail(_)
         | KmsErrorKind::UnknownOperation => libc::EIO,
     }
 }
@@ -123,6 +124,7 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
             | KmsErrorKind::InvalidGrantToken
             | KmsErrorKind::Serialization
             | KmsErrorKind::Tag
+            | KmsErrorKind::Trail(_)
             | KmsErrorKind::UnknownOperation => {
                 "the wrapped data key is not this key's or this file's; restore the file from a copy"
             }

@@ -1,9 +1,9 @@
 //! The key service as its callers see it.
 
 mod conditions;
+mod export;
 mod grant_requests;
 mod grants;
-mod export;
 mod home;
 mod keys;
 mod labels;
@@ -16,6 +16,7 @@ mod schedule;
 mod shared;
 mod speed;
 mod states;
+mod trail;
 
 use std::path::PathBuf;
 use std::sync::Arc;
