@@ -147,6 +147,7 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         }
         KmsErrorKind::InvalidCiphertext => "; give the same --context as when it was made",
         KmsErrorKind::AlreadyExists => "; `kmsfs alias list` shows it",
+        KmsErrorKind::InvalidGrantId => "; `kmsfs key grant list` shows the grants of a key",
         KmsErrorKind::DependencyTimeout => "; try again",
         KmsErrorKind::AccessDenied => {
             "; `kmsfs key policy` shows who may (a service-managed key allows only its service to use it)"
@@ -156,7 +157,6 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         | KmsErrorKind::InvalidArn
         | KmsErrorKind::InvalidKeyUsage
         | KmsErrorKind::InvalidMac
-        | KmsErrorKind::InvalidGrantId
         | KmsErrorKind::InvalidMarker
         | KmsErrorKind::InvalidSignature
         | KmsErrorKind::Internal

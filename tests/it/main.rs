@@ -3,6 +3,7 @@
 mod cli;
 mod clients;
 mod export;
+mod cli_grants;
 mod fake;
 mod kms_kill;
 mod model;

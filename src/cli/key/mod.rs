@@ -1,5 +1,7 @@
 //! `kmsfs key`: KMS keys, as AWS's operations make and change them.
 
+mod grant;
+
 use jiff::Timestamp;
 
 use super::error::{CliError, Result};
@@ -51,6 +53,8 @@ enum Verb {
     CancelDeletion(Named),
     /// Prints a key's policy (GetKeyPolicy)
     Policy(Named),
+    /// Lets somebody use a key for some operations, beside its policy
+    Grant(grant::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -194,6 +198,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
             ))
         }
         Verb::Policy(args) => policy(&session, args),
+        Verb::Grant(args) => grant::run(&session, args),
     }
 }
 
