@@ -48,7 +48,7 @@ enum Test {
 
 /// How a value of the request must stand to the policy's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(super) enum Order {
     Equal,
     Less,
     AtMost,
@@ -126,7 +126,7 @@ impl Condition {
 
 /// What kinds of values there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+pub(super) enum Family {
     Text { wildcards: bool },
     TextAnyCase,
     Arn,
@@ -138,38 +138,40 @@ enum Family {
     Null,
 }
 
-/// An operator without prefix and suffix: is it negated, and of which family.
+/// The operators without prefix and suffix: are they negated, and of which family.
+pub(super) const OPERATORS: [(&str, bool, Family); 27] = [
+    ("StringEquals", false, Family::Text { wildcards: false }),
+    ("StringNotEquals", true, Family::Text { wildcards: false }),
+    ("StringEqualsIgnoreCase", false, Family::TextAnyCase),
+    ("StringNotEqualsIgnoreCase", true, Family::TextAnyCase),
+    ("StringLike", false, Family::Text { wildcards: true }),
+    ("StringNotLike", true, Family::Text { wildcards: true }),
+    ("NumericEquals", false, Family::Number(Order::Equal)),
+    ("NumericNotEquals", true, Family::Number(Order::Equal)),
+    ("NumericLessThan", false, Family::Number(Order::Less)),
+    ("NumericLessThanEquals", false, Family::Number(Order::AtMost)),
+    ("NumericGreaterThan", false, Family::Number(Order::Greater)),
+    ("NumericGreaterThanEquals", false, Family::Number(Order::AtLeast)),
+    ("DateEquals", false, Family::Date(Order::Equal)),
+    ("DateNotEquals", true, Family::Date(Order::Equal)),
+    ("DateLessThan", false, Family::Date(Order::Less)),
+    ("DateLessThanEquals", false, Family::Date(Order::AtMost)),
+    ("DateGreaterThan", false, Family::Date(Order::Greater)),
+    ("DateGreaterThanEquals", false, Family::Date(Order::AtLeast)),
+    ("Bool", false, Family::Bool),
+    ("BinaryEquals", false, Family::Binary),
+    ("IpAddress", false, Family::Ip),
+    ("NotIpAddress", true, Family::Ip),
+    // The guide: ArnEquals and ArnLike behave identically.
+    ("ArnEquals", false, Family::Arn),
+    ("ArnNotEquals", true, Family::Arn),
+    ("ArnLike", false, Family::Arn),
+    ("ArnNotLike", true, Family::Arn),
+    ("Null", false, Family::Null),
+];
+
+/// An operator without prefix and suffix.
 fn family(base: &str) -> Option<(bool, Family)> {
-    const OPERATORS: [(&str, bool, Family); 27] = [
-        ("StringEquals", false, Family::Text { wildcards: false }),
-        ("StringNotEquals", true, Family::Text { wildcards: false }),
-        ("StringEqualsIgnoreCase", false, Family::TextAnyCase),
-        ("StringNotEqualsIgnoreCase", true, Family::TextAnyCase),
-        ("StringLike", false, Family::Text { wildcards: true }),
-        ("StringNotLike", true, Family::Text { wildcards: true }),
-        ("NumericEquals", false, Family::Number(Order::Equal)),
-        ("NumericNotEquals", true, Family::Number(Order::Equal)),
-        ("NumericLessThan", false, Family::Number(Order::Less)),
-        ("NumericLessThanEquals", false, Family::Number(Order::AtMost)),
-        ("NumericGreaterThan", false, Family::Number(Order::Greater)),
-        ("NumericGreaterThanEquals", false, Family::Number(Order::AtLeast)),
-        ("DateEquals", false, Family::Date(Order::Equal)),
-        ("DateNotEquals", true, Family::Date(Order::Equal)),
-        ("DateLessThan", false, Family::Date(Order::Less)),
-        ("DateLessThanEquals", false, Family::Date(Order::AtMost)),
-        ("DateGreaterThan", false, Family::Date(Order::Greater)),
-        ("DateGreaterThanEquals", false, Family::Date(Order::AtLeast)),
-        ("Bool", false, Family::Bool),
-        ("BinaryEquals", false, Family::Binary),
-        ("IpAddress", false, Family::Ip),
-        ("NotIpAddress", true, Family::Ip),
-        // The guide: ArnEquals and ArnLike behave identically.
-        ("ArnEquals", false, Family::Arn),
-        ("ArnNotEquals", true, Family::Arn),
-        ("ArnLike", false, Family::Arn),
-        ("ArnNotLike", true, Family::Arn),
-        ("Null", false, Family::Null),
-    ];
     let known = OPERATORS.iter().find(|(name, ..)| name.eq_ignore_ascii_case(base))?;
     Some((known.1, known.2))
 }

@@ -1,9 +1,9 @@
 //! Tests from outside: each module drives the library or the program as a user would.
 
 mod cli;
+mod cli_grants;
 mod clients;
 mod export;
-mod cli_grants;
 mod fake;
 mod kms_kill;
 mod model;

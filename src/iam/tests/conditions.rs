@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::iam::Context;
-use crate::iam::condition::Condition;
+use crate::iam::condition::{Condition, OPERATORS};
 
 const KEY: &str = "aws:K";
 
@@ -16,7 +16,7 @@ fn with(values: &[&str]) -> Context {
 }
 
 /// Operator, the policy's values, a value that matches, one that does not.
-const PAIRS: [(&str, &str, &[&str], &str, &str); 14] = [
+const PAIRS: [(&str, &str, &[&str], &str, &str); 18] = [
     ("StringEquals", "StringNotEquals", &["a", "B*"], "B*", "b*"),
     ("StringEqualsIgnoreCase", "StringNotEqualsIgnoreCase", &["aB"], "Ab", "ac"),
     ("StringLike", "StringNotLike", &["x", "a?c*"], "abcd", "Abcd"),
@@ -26,6 +26,10 @@ const PAIRS: [(&str, &str, &[&str], &str, &str); 14] = [
     ("NumericGreaterThan", "", &["10"], "11", "10"),
     ("NumericGreaterThanEquals", "", &["10"], "10", "9"),
     ("DateEquals", "DateNotEquals", &["2026-01-01T00:00:00Z"], "1767225600", "2026-01-01T00:00:01Z"),
+    ("DateLessThan", "", &["2026-01-01T00:00:00Z"], "2025-12-31T23:59:59Z", "2026-01-01T00:00:00Z"),
+    ("DateLessThanEquals", "", &["2026-01-01T00:00:00Z"], "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"),
+    ("DateGreaterThan", "", &["2026-01-01T00:00:00Z"], "2026-01-01T00:00:01Z", "2026-01-01T00:00:00Z"),
+    ("DateGreaterThanEquals", "", &["2026-01-01T00:00:00Z"], "2026-01-01T00:00:00Z", "2025-12-31T23:59:59Z"),
     ("Bool", "", &["true"], "True", "false"),
     ("BinaryEquals", "", &["QmluYXJ5"], "QmluYXJ5", "qmluYXJ5"),
     ("IpAddress", "NotIpAddress", &["203.0.113.0/24", "2001:db8::/32"], "2001:db8::1", "203.0.114.1"),
@@ -38,6 +42,17 @@ const PAIRS: [(&str, &str, &[&str], &str, &str); 14] = [
     ),
     ("ArnLike", "ArnNotLike", &["arn:*:iam::1?:user/x"], "arn:aws:iam::12:user/x", "arn:aws:iam::12:user/X"),
 ];
+
+#[test]
+fn the_table_has_every_operator() {
+    for (name, negated, _) in OPERATORS {
+        let tested = |(positive, negative, ..): &(&str, &str, &[&str], &str, &str)| {
+            if negated { *negative == name } else { *positive == name }
+        };
+        // Null has a test of its own.
+        assert!(PAIRS.iter().any(tested) || name == "Null", "{name}");
+    }
+}
 
 #[test]
 fn every_operator_with_its_key_there_absent_and_optional() {

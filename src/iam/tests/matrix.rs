@@ -9,6 +9,7 @@ const USER: &str = "arn:aws:iam::000000000000:user/alice";
 const STRANGER: &str = "arn:aws:iam::111122223333:user/alice";
 const ROLE: &str = "arn:aws:iam::000000000000:role/R";
 const SESSION: &str = "arn:aws:sts::000000000000:assumed-role/R/s";
+const STRANGE_SESSION: &str = "arn:aws:sts::111122223333:assumed-role/R/s";
 
 fn statement(effect: &str, principal: Option<&str>, condition: Option<&Value>) -> Value {
     let mut statement = json!({"Effect": effect, "Action": ["kms:Decrypt", "kms:Encrypt"], "Resource": "*"});
@@ -69,7 +70,7 @@ fn the_matrix() {
     let denies = [Deny::Nowhere, Deny::Key, Deny::Identity, Deny::Boundary, Deny::Session];
     let condition = json!({"StringEquals": {"kms:EncryptionContext:Department": "finance"}});
     let mut cases = 0;
-    for (who, own) in [(USER, true), (STRANGER, false)] {
+    for (who, own) in [(USER, true), (SESSION, true), (STRANGER, false), (STRANGE_SESSION, false)] {
         for way in ways {
             for deny in denies {
                 // None: no conditions. Some: on each statement, met or not.
@@ -138,7 +139,7 @@ fn the_matrix() {
             }
         }
     }
-    assert_eq!(cases, 2 * 7 * 5 * 3);
+    assert_eq!(cases, 4 * 7 * 5 * 3);
 }
 
 #[test]

@@ -365,6 +365,62 @@ fn a_deny_beats_a_grant() {
     assert_eq!(decrypt(&alice, &blob).unwrap(), b"x");
 }
 
+/// The part of the matrix that needs no policies of identities: own account and another, by name, by grant and by a
+/// constrained grant, each with a Deny in the key's policy that applies, or does not, or none.
+#[test]
+fn policy_grant_constraint_and_deny_in_all_combinations() {
+    let bench = Bench::new();
+    let session = bench.session();
+    let key = make(&session);
+    let arn = metadata(&session, &key).arn;
+    let finance = json!({"Constraints": {"EncryptionContextEquals": {"Department": "finance"}}});
+    for (who, own) in [(ALICE, true), (SESSION, true), (STRANGER, false), (STRANGE_ROOT, false)] {
+        let caller = at(&bench, who);
+        for way in ["nothing", "name", "grant", "constrained grant"] {
+            for deny in [None, Some("finance"), Some("sales")] {
+                let mut statements = vec![
+                    json!({"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "kms:*", "Resource": "*"}),
+                ];
+                if way == "name" {
+                    statements.push(json!({
+                        "Effect": "Allow", "Principal": {"AWS": who}, "Action": "kms:Encrypt", "Resource": "*"
+                    }));
+                }
+                if let Some(department) = deny {
+                    statements.push(json!({
+                        "Effect": "Deny", "Principal": {"AWS": who}, "Action": "kms:Encrypt", "Resource": "*",
+                        "Condition": {"StringEquals": {"kms:EncryptionContext:Department": department}}
+                    }));
+                }
+                let policy = json!({"Version": "2012-10-17", "Statement": statements}).to_string();
+                json(&session, "PutKeyPolicy", json!({"KeyId": key, "Policy": policy})).unwrap();
+                let more = if way == "constrained grant" { finance.clone() } else { json!({}) };
+                let granted = way
+                    .ends_with("grant")
+                    .then(|| grant_with(&session, &key, who, &["Encrypt"], &more).unwrap().0);
+                for department in ["finance", "sales"] {
+                    let allowed = match way {
+                        // Across accounts a user needs a policy of its own too; the root needs none.
+                        "name" => own || who == STRANGE_ROOT,
+                        "grant" => true,
+                        "constrained grant" => department == "finance",
+                        _ => false,
+                    };
+                    let answer = encrypt_with(&caller, &arn, &[("Department", department)]);
+                    let denied = deny == Some(department);
+                    assert_eq!(answer.is_ok(), allowed && !denied, "{who} {way} {deny:?} {department}");
+                    let explicit =
+                        message(answer).ends_with("with an explicit deny in a resource-based policy");
+                    assert_eq!(explicit, denied, "{who} {way} {deny:?} {department}");
+                }
+                if let Some(id) = granted {
+                    revoke(&session, &key, &id).unwrap();
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_grant_across_accounts_suffices_by_itself() {
     let bench = Bench::new();

@@ -128,3 +128,47 @@ fn decrypts_per_second_with_100_000_keys_in_the_store() {
         }
     }
 }
+
+#[test]
+#[ignore = "a measurement"]
+fn decrypts_through_grants_per_second() {
+    const ALICE: &str = "arn:aws:iam::000000000000:user/alice";
+    let bench = Bench::new();
+    let session = bench.session();
+    let caller = Caller { principal: ALICE.parse().unwrap(), ..Caller::root(ACCOUNT.parse().unwrap()) };
+    let alice = bench.kms.session(caller, &region()).unwrap();
+    let pairs = context(&[("file", "0")]);
+    // To one principal, or each to another; the one that counts among them.
+    for (grants, same) in [(1, true), (10, true), (1000, true), (1000, false)] {
+        let key = make(&session);
+        for n in 0..grants {
+            let grantee_principal = if same || n == 0 { ALICE.to_owned() } else { format!("{ALICE}-{n}") };
+            let equals = context(&[("file", &n.to_string())]);
+            let constraints =
+                GrantConstraints { encryption_context_equals: Some(equals), ..Default::default() };
+            session
+                .call(CreateGrantRequest {
+                    key_id: key.clone(),
+                    grantee_principal: Some(grantee_principal),
+                    operations: Some(vec!["Decrypt".to_owned()]),
+                    constraints: Some(constraints),
+                    ..Default::default()
+                })
+                .unwrap();
+        }
+        let made = session.generate_data_key(&key, &pairs).unwrap();
+        for (who, session) in [("by policy", &session), ("by grant", &alice)] {
+            session.decrypt(Some(&made.key_arn), &made.ciphertext, &pairs).unwrap();
+            let (until, used) = (Instant::now() + Duration::from_secs(2), cpu());
+            let mut calls = 0;
+            while Instant::now() < until {
+                session.decrypt(Some(&made.key_arn), &made.ciphertext, &pairs).unwrap();
+                calls += 1;
+            }
+            let rate = f64::from(calls) / (cpu() - used);
+            println!(
+                "{grants} grants, same grantee {same}, {who}: {rate:.0} decrypts per second of processor time"
+            );
+        }
+    }
+}
