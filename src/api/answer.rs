@@ -88,6 +88,10 @@ fn status(kind: KmsErrorKind) -> StatusCode {
         KmsErrorKind::AccessDenied
         | KmsErrorKind::AlreadyExists
         | KmsErrorKind::DryRun
+        | KmsErrorKind::ExpiredImportToken
+        | KmsErrorKind::IncorrectKeyMaterial
+        | KmsErrorKind::InvalidImportToken
+        | KmsErrorKind::MaterialExpired
         | KmsErrorKind::Disabled
         | KmsErrorKind::IncorrectKey
         | KmsErrorKind::InvalidAliasName

@@ -142,6 +142,12 @@ fn advice(kind: KmsErrorKind) -> &'static str {
     match kind {
         KmsErrorKind::NotFound => "; `kmsfs key list` and `kmsfs alias list` show what there is",
         KmsErrorKind::Disabled => "; `kmsfs key enable` makes it usable again",
+        KmsErrorKind::MaterialExpired | KmsErrorKind::InvalidState(crate::kms::KeyState::PendingImport) => {
+            "; `kmsfs key import` gives it its material again"
+        }
+        KmsErrorKind::ExpiredImportToken | KmsErrorKind::InvalidImportToken => {
+            "; `kmsfs key import --get-parameters` gives a new one"
+        }
         KmsErrorKind::InvalidState(crate::kms::KeyState::PendingDeletion) => {
             "; `kmsfs key cancel-deletion` keeps it"
         }
@@ -153,6 +159,7 @@ fn advice(kind: KmsErrorKind) -> &'static str {
             "; `kmsfs key policy` shows who may (a service-managed key allows only its service to use it)"
         }
         KmsErrorKind::IncorrectKey
+        | KmsErrorKind::IncorrectKeyMaterial
         | KmsErrorKind::InvalidAliasName
         | KmsErrorKind::InvalidArn
         | KmsErrorKind::InvalidKeyUsage

@@ -28,6 +28,10 @@ pub const KMS_CIPHERTEXT: &[u8] = b"kmsfs/1 kms ciphertext";
 pub const KMS_MATERIAL: &[u8] = b"kmsfs/1 kms material";
 /// Key service: authenticates grant tokens (SP 800-108 of the root key).
 pub const KMS_GRANT_TOKEN: &[u8] = b"kmsfs/1 kms grant token";
+/// Key service: import tokens under the root key (SP 800-108 fixed input = label, salt).
+pub const KMS_IMPORT_TOKEN: &[u8] = b"kmsfs/1 kms import token";
+/// Key service: the name of imported material, by which it is known again.
+pub const KMS_IMPORTED: &[u8] = b"kmsfs/1 kms imported material";
 /// Key service: the root key under a passphrase.
 pub const KMS_ROOT: &[u8] = b"kmsfs/1 kms root";
 /// Audit log: each event in its chain.

@@ -1,12 +1,13 @@
 //! Keys as they are used: rows and opened material, kept until the generation moves.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
 use super::blob::MaterialId;
 use super::grants::GrantCache;
+use super::imported::{self, ImportRow};
 use super::root::RootKey;
 use super::rows::{self, KeyRow, MaterialRow};
 use super::spec::Material;
@@ -24,8 +25,10 @@ pub struct Key {
     pub row: KeyRow,
     /// The row's policy, read.
     pub policy: Policy,
-    /// Oldest first, with their numbers.
+    /// Oldest first, with their numbers. Imported material that is gone has an empty `sealed`.
     pub materials: Vec<(u32, MaterialRow)>,
+    /// What is known of its imported materials, by their numbers.
+    pub imports: BTreeMap<u32, ImportRow>,
     /// Its grants, as far as somebody asked for them.
     pub grants: GrantCache,
     /// Its aliases, once somebody asked for them.
@@ -43,12 +46,14 @@ impl Key {
         let arn = KeyArn { region: region.clone(), account, key: *id };
         let arn_text = arn.to_string();
         let materials = rows::materials(tx, id)?;
+        let imports = if row.import.is_some() { imported::all(tx, id)? } else { BTreeMap::new() };
         Ok(Some(Self {
             arn,
             arn_text,
             row,
             policy,
             materials,
+            imports,
             grants: GrantCache::default(),
             aliases: OnceLock::new(),
             opened: RwLock::default(),
@@ -65,12 +70,18 @@ impl Key {
         })
     }
 
+    /// Whether material of it is to be erased by then, in milliseconds since 1970.
+    pub fn expires_by(&self, now: i64) -> bool {
+        self.imports.values().any(|import| import.valid_to.is_some_and(|due| due <= now))
+    }
+
     /// Material of this name, opened; None if the key has none such.
     pub fn material(&self, root: &RootKey, id: &MaterialId) -> Result<Option<Arc<Material>>, KmsError> {
         if let Some(material) = self.opened.read().get(id) {
             return Ok(Some(material.clone()));
         }
-        let Some((_, row)) = self.materials.iter().find(|(_, row)| row.id == *id) else { return Ok(None) };
+        let found = self.materials.iter().find(|(_, row)| row.id == *id && !row.sealed.is_empty());
+        let Some((_, row)) = found else { return Ok(None) };
         let material = Arc::new(rows::open_material(root, &self.arn, self.row.spec, row)?);
         self.opened.write().insert(*id, material.clone());
         Ok(Some(material))

@@ -11,8 +11,8 @@ use super::events::{Notes, Parameters};
 use super::grants::{self, By};
 use super::operation::{Class, Row};
 use super::region::{Core, Fault};
+use super::rows::Kind;
 use super::session::Caller;
-use super::spec::{KeySpec, KeyUsage};
 use super::state::{Needs, State};
 use super::{KmsError, KmsErrorKind, conditions, rows};
 use crate::audit::Resource;
@@ -83,6 +83,8 @@ pub struct Call<'a, 't> {
     pub notes: Notes,
     /// Events of the service's own that go with the request's.
     pub service_events: Vec<Vec<u8>>,
+    /// Other regions are to be told.
+    pub shares: bool,
 }
 
 /// Shorthand.
@@ -171,6 +173,10 @@ impl Call<'_, '_> {
         {
             return Err(Fault::Due);
         }
+        // The same of its material.
+        if key.as_ref().is_some_and(|key| key.expires_by(self.now.as_millisecond())) {
+            return Err(Fault::Due);
+        }
         Ok(key)
     }
 
@@ -243,10 +249,7 @@ impl Call<'_, '_> {
                 Name::Principal(_) | Name::Grant(..) | Name::GrantToken(_) => None,
             };
             let decided = if self.works_on(&key.arn) {
-                {
-                    let kind = (key.row.spec, key.row.usage);
-                    self.may_use_key(subject.action, &key.arn, kind, &key.policy, alias, Some(&key))
-                }
+                self.may_use_key(subject.action, &key.arn, key.row.kind(), &key.policy, alias, Some(&key))
             } else {
                 Err(self.denial(&Refusal::Missing(Layer::Resource), subject.action, &key.arn_text).into())
             };
@@ -293,12 +296,12 @@ impl Call<'_, '_> {
         &self,
         action: &str,
         key: &KeyArn,
-        (spec, usage): (KeySpec, KeyUsage),
+        kind: Kind,
         policy: &Policy,
         alias: Option<&str>,
         stored: Option<&Key>,
     ) -> Result<()> {
-        let context = self.key_context(action, key, (spec, usage), policy, alias, stored)?;
+        let context = self.key_context(action, key, kind, policy, alias, stored)?;
         let policy = ResourcePolicy { owner: &key.account, policy };
         self.decide(action, &key.to_string(), &context, Some(policy), stored)
     }
@@ -308,7 +311,7 @@ impl Call<'_, '_> {
         &self,
         action: &str,
         key: &KeyArn,
-        (spec, usage): (KeySpec, KeyUsage),
+        (spec, usage, origin): Kind,
         policy: &Policy,
         alias: Option<&str>,
         stored: Option<&Key>,
@@ -324,7 +327,7 @@ impl Call<'_, '_> {
             // The older names.
             context.set("kms:CustomerMasterKeySpec", spec.name());
             context.set("kms:CustomerMasterKeyUsage", usage.name());
-            context.set("kms:KeyOrigin", "AWS_KMS");
+            context.set("kms:KeyOrigin", origin);
             context.set("kms:MultiRegion", key.key.multi_region.to_string());
             if let Some(stored) = stored {
                 for (name, value) in &stored.row.tags {
@@ -339,7 +342,8 @@ impl Call<'_, '_> {
         Ok(context)
     }
 
-    fn in_account(&self, action: &str, account: &AccountId, resource: &str) -> Result<()> {
+    /// May the caller do this in the account?
+    pub fn in_account(&self, action: &str, account: &AccountId, resource: &str) -> Result<()> {
         if self.account() != account {
             return Err(Fault::Refused(self.denial(&Refusal::Missing(Layer::Identity), action, resource)));
         }

@@ -59,3 +59,15 @@ pub mod seconds_option {
         }
     }
 }
+
+/// Seconds as a request gives them.
+pub mod seconds_given {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, de};
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+        let Some(seconds) = Option::<f64>::deserialize(from)? else { return Ok(None) };
+        // A number beyond the range of times is cut to it, and refused there.
+        Timestamp::from_millisecond((seconds * 1000.0).round() as i64).map(Some).map_err(de::Error::custom)
+    }
+}

@@ -50,6 +50,9 @@ pub fn say(parameters: &Parameters<'_>, action: &str, context: &mut Context) {
             let days = p.rotation_period_in_days.unwrap_or(365);
             context.set("kms:RotationPeriodInDays", days.to_string());
         }
+        "kms:ImportKeyMaterial" => {
+            set("kms:ExpirationModel", Some(p.expiration_model.unwrap_or("KEY_MATERIAL_EXPIRES")));
+        }
         "kms:CreateGrant" => say_grant(p, context),
         _ => {}
     }
@@ -61,6 +64,19 @@ pub fn say(parameters: &Parameters<'_>, action: &str, context: &mut Context) {
     }
     if let Some(names) = p.tag_keys {
         context.set_all("aws:TagKeys", names.iter().map(String::as_str));
+    }
+    for (key, value) in [
+        ("kms:WrappingAlgorithm", p.wrapping_algorithm),
+        ("kms:WrappingKeySpec", p.wrapping_key_spec),
+        ("kms:ReplicaRegion", p.replica_region),
+        ("kms:PrimaryRegion", p.primary_region),
+    ] {
+        if let Some(value) = value {
+            context.set(key, value);
+        }
+    }
+    if let Some(valid_to) = &p.valid_to {
+        context.set("kms:ValidTo", valid_to.as_str());
     }
     if p.bypass_policy_lockout_safety_check.is_some() {
         context.set("kms:BypassPolicyLockoutSafetyCheck", "true");

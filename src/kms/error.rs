@@ -13,6 +13,12 @@ pub enum KeyState {
     PendingDeletion,
     /// Origin EXTERNAL and without material.
     PendingImport,
+    /// A replica that is not there yet.
+    Creating,
+    /// A primary key to be deleted once its last replica is.
+    PendingReplicaDeletion,
+    /// Another region is becoming the primary.
+    Updating,
 }
 
 /// The kind of an error: what a program decides by.
@@ -24,6 +30,14 @@ pub enum KmsErrorKind {
     AlreadyExists,
     /// DependencyTimeoutException: the key service or its store is out of reach.
     DependencyTimeout,
+    /// ExpiredImportTokenException.
+    ExpiredImportToken,
+    /// IncorrectKeyMaterialException.
+    IncorrectKeyMaterial,
+    /// InvalidImportTokenException.
+    InvalidImportToken,
+    /// KMSInvalidStateException of a key that is pending import because material of it expired.
+    MaterialExpired,
     /// DryRunOperationException: it would have succeeded.
     DryRun,
     /// DisabledException.
@@ -80,6 +94,9 @@ impl KmsErrorKind {
             Self::AlreadyExists => "AlreadyExistsException",
             Self::DependencyTimeout => "DependencyTimeoutException",
             Self::Disabled => "DisabledException",
+            Self::ExpiredImportToken => "ExpiredImportTokenException",
+            Self::IncorrectKeyMaterial => "IncorrectKeyMaterialException",
+            Self::InvalidImportToken => "InvalidImportTokenException",
             Self::DryRun => "DryRunOperationException",
             Self::IncorrectKey => "IncorrectKeyException",
             Self::InvalidAliasName => "InvalidAliasNameException",
@@ -91,7 +108,7 @@ impl KmsErrorKind {
             Self::InvalidMac => "KMSInvalidMacException",
             Self::InvalidMarker => "InvalidMarkerException",
             Self::Internal => "KMSInternalException",
-            Self::InvalidState(_) => "KMSInvalidStateException",
+            Self::InvalidState(_) | Self::MaterialExpired => "KMSInvalidStateException",
             Self::InvalidSignature => "KMSInvalidSignatureException",
             Self::LimitExceeded => "LimitExceededException",
             Self::MalformedPolicyDocument => "MalformedPolicyDocumentException",

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::blob::MaterialId;
 use super::cache::Key;
 use super::region::Core;
 use super::session::Caller;
@@ -61,6 +62,8 @@ pub struct Parameters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_agreement_algorithm: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub encapsulation_algorithm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key_usage: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<&'a str>,
@@ -100,6 +103,22 @@ pub struct Parameters<'a> {
     pub operations: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "camel_constraints")]
     pub constraints: Option<&'a GrantConstraints>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrapping_algorithm: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrapping_key_spec: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expiration_model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_material_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replica_region: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub primary_region: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,6 +195,14 @@ pub struct Notes {
     pub grant: Option<String>,
     /// Key material.
     pub additional: Option<Additional>,
+}
+
+impl Notes {
+    /// Names the material that a change concerns.
+    pub fn material(&mut self, id: &MaterialId) {
+        self.additional =
+            Some(Additional { key_material_id: Some(hex::encode(id)), ..Additional::default() });
+    }
 }
 
 /// The event of one call.

@@ -464,8 +464,7 @@ impl Call<'_, '_> {
             // Another account learns nothing by trying.
             return Err(if own { no_grant(id) } else { denied(Layer::Resource).into() });
         };
-        let mut context =
-            self.key_context(ACTION, &key.arn, (key.row.spec, key.row.usage), &key.policy, None, Some(key))?;
+        let mut context = self.key_context(ACTION, &key.arn, key.row.kind(), &key.policy, None, Some(key))?;
         if let Some(constraints) = &row.constraints {
             conditions::say_constraints(&constraints.into(), &mut context);
         }

@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 
 use super::clock::{Clock, SystemClock};
 use super::generation::GenerationFile;
-use super::region::RegionService;
+use super::region::{Core, RegionService};
 use super::root::{RootKey, RootKeyError};
 use super::session::{Caller, Session};
+use super::siblings::Siblings;
 use crate::audit::AuditError;
 use crate::crypto::kdf::PassphraseCost;
 use crate::crypto::{CryptoError, SecretVec};
@@ -130,6 +131,7 @@ impl KmsOptions {
 pub struct Kms {
     home: Home,
     options: KmsOptions,
+    siblings: Arc<Siblings>,
     regions: Mutex<BTreeMap<Region, Arc<RegionService>>>,
 }
 
@@ -198,7 +200,8 @@ impl Kms {
     /// Opens the key service at `home`, which exists. Its regions are opened when they are asked for.
     pub fn open(home: &Path, options: KmsOptions) -> Result<Arc<Self>, HomeError> {
         let home = Home::open(home)?;
-        Ok(Arc::new(Self { home, options, regions: Mutex::default() }))
+        let siblings = Siblings::new(home.clone(), options.clone());
+        Ok(Arc::new(Self { home, options, siblings, regions: Mutex::default() }))
     }
 
     /// Its home.
@@ -268,32 +271,37 @@ impl Kms {
         if let Some(service) = open.get(region) {
             return Ok(service.clone());
         }
-        let path = self.home.region_path(region);
-        if !path.is_dir() {
-            let present: Vec<String> = self.home.regions()?.iter().map(ToString::to_string).collect();
-            let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
-            return Err(HomeError::NoRegion {
-                path: shown(&self.home.path),
-                region: region.clone(),
-                present,
-            });
-        }
-        let (root, store) = (root_path(&path), store_path(&path));
-        if !root.exists() {
-            return Err(HomeError::RootKeyMissing { path: shown(&root) });
-        }
-        if !store.exists() {
-            return Err(HomeError::StoreMissing { path: shown(&store) });
-        }
-        let root_key = RootKey::open(&root, self.options.passphrase.as_ref())?;
-        let store = SqliteStore::open(&store)?;
-        let generation = generation_path(&path);
-        let generation = GenerationFile::open(&generation).map_err(|e| file(&generation, e))?;
-        let clock = self.options.clock.clone();
-        let service = RegionService::open(region.clone(), store, root_key, generation, clock, &root)?;
+        let service = RegionService::start(self.siblings.core(region)?)?;
         open.insert(region.clone(), service.clone());
         Ok(service)
     }
+}
+
+/// Opens a region that exists.
+pub(super) fn open_core(
+    home: &Home,
+    options: &KmsOptions,
+    region: &Region,
+    siblings: Arc<Siblings>,
+) -> Result<Arc<Core>, HomeError> {
+    let path = home.region_path(region);
+    if !path.is_dir() {
+        let present: Vec<String> = home.regions()?.iter().map(ToString::to_string).collect();
+        let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
+        return Err(HomeError::NoRegion { path: shown(&home.path), region: region.clone(), present });
+    }
+    let (root, store) = (root_path(&path), store_path(&path));
+    if !root.exists() {
+        return Err(HomeError::RootKeyMissing { path: shown(&root) });
+    }
+    if !store.exists() {
+        return Err(HomeError::StoreMissing { path: shown(&store) });
+    }
+    let root_key = RootKey::open(&root, options.passphrase.as_ref())?;
+    let store = SqliteStore::open(&store)?;
+    let generation = generation_path(&path);
+    let generation = GenerationFile::open(&generation).map_err(|e| file(&generation, e))?;
+    Core::open(region.clone(), store, root_key, generation, options.clock.clone(), siblings, &root)
 }
 
 /// A directory beside the regions that no region's name can be.

@@ -45,6 +45,8 @@ pub fn ensure(region: &Core, account: &AccountId, name: &str) -> Result<String, 
         on_demand: 0,
         spec: KeySpec::Symmetric,
         usage: KeyUsage::EncryptDecrypt,
+        import: None,
+        related: None,
     };
     rows::new_key(&mut *tx, &id, &row)?;
     rows::put_material(

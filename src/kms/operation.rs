@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::cache::Key;
 use super::call::{Call, Result, Subject};
 use super::events::Parameters;
+use super::region::Core;
 use super::session::Session;
 use super::wire::{
     CancelKeyDeletionRequest, CreateAliasRequest, CreateGrantRequest, CreateKeyRequest, DecryptRequest,
@@ -20,6 +21,12 @@ use super::wire::{
     RetireGrantRequest, RevokeGrantRequest, RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest,
     SignRequest, TagResourceRequest, UntagResourceRequest, UpdateAliasRequest, UpdateKeyDescriptionRequest,
     VerifyMacRequest, VerifyRequest,
+};
+use super::wire::{
+    ConnectCustomKeyStoreRequest, CreateCustomKeyStoreRequest, DecapsulateRequest,
+    DeleteCustomKeyStoreRequest, DeleteImportedKeyMaterialRequest, DescribeCustomKeyStoresRequest,
+    DisconnectCustomKeyStoreRequest, EncapsulateRequest, GetParametersForImportRequest,
+    ImportKeyMaterialRequest, ReplicateKeyRequest, UpdateCustomKeyStoreRequest, UpdatePrimaryRegionRequest,
 };
 use super::{KmsError, KmsErrorKind};
 use crate::audit::{KMS_SOURCE, TRAIL_SOURCE};
@@ -92,6 +99,9 @@ pub trait Operation: InTable + DeserializeOwned + Send + Sync {
         Ok(None)
     }
 
+    /// Completes the answer of a change once it is done, and told to other regions.
+    fn finish(&self, _region: &Core, _answer: &mut Self::Response) {}
+
     /// Does it. The keys are those of the subjects, authorised and in a state that allows it.
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response>;
 }
@@ -159,6 +169,19 @@ operations! {
     ListRetirableGrantsRequest, "ListRetirableGrants", Read, read_only true;
     RetireGrantRequest, "RetireGrant", Change, read_only false;
     RevokeGrantRequest, "RevokeGrant", Change, read_only false;
+    GetParametersForImportRequest, "GetParametersForImport", Read, read_only true;
+    ImportKeyMaterialRequest, "ImportKeyMaterial", Change, read_only false;
+    DeleteImportedKeyMaterialRequest, "DeleteImportedKeyMaterial", Change, read_only false;
+    ReplicateKeyRequest, "ReplicateKey", Change, read_only false;
+    UpdatePrimaryRegionRequest, "UpdatePrimaryRegion", Change, read_only false;
+    EncapsulateRequest, "Encapsulate", Crypto, read_only true;
+    DecapsulateRequest, "Decapsulate", Crypto, read_only true;
+    CreateCustomKeyStoreRequest, "CreateCustomKeyStore", Read, read_only false;
+    ConnectCustomKeyStoreRequest, "ConnectCustomKeyStore", Read, read_only false;
+    DescribeCustomKeyStoresRequest, "DescribeCustomKeyStores", Read, read_only true;
+    DisconnectCustomKeyStoreRequest, "DisconnectCustomKeyStore", Read, read_only false;
+    UpdateCustomKeyStoreRequest, "UpdateCustomKeyStore", Read, read_only false;
+    DeleteCustomKeyStoreRequest, "DeleteCustomKeyStore", Read, read_only false;
 }
 
 /// Room for every answer that holds a plaintext, so that no copy of it stays where a smaller buffer was.

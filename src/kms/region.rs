@@ -18,7 +18,8 @@ use super::commit::Commits;
 use super::generation::GenerationFile;
 use super::home::HomeError;
 use super::root::RootKey;
-use super::{KmsError, KmsErrorKind, events, rows, schedule};
+use super::siblings::Siblings;
+use super::{KmsError, KmsErrorKind, events, imported, related, rows, schedule};
 use crate::audit::{self, AuditError, HeadKey};
 use crate::iam::{AccountId, AliasName, KeyId, Region};
 use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
@@ -81,6 +82,11 @@ pub struct Core {
     pub root: RootKey,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The other regions of the home.
+    pub siblings: Arc<Siblings>,
+    /// Where work over two stores is to stop, as if the process ended there.
+    #[cfg(test)]
+    pub stops: Mutex<Option<&'static str>>,
     generation: GenerationFile,
     head_key: HeadKey,
     cache: RwLock<Cache>,
@@ -106,25 +112,29 @@ pub(super) fn found(store: &SqliteStore, root: &RootKey, region: &Region) -> Res
     Ok(tx.commit()?)
 }
 
-impl RegionService {
-    /// Takes the parts of a region, checks that they belong together, and starts the thread.
+impl Core {
+    /// Takes the parts of a region and checks that they belong together.
     pub fn open(
         region: Region,
         store: SqliteStore,
         root: RootKey,
         generation: GenerationFile,
         clock: Arc<dyn Clock>,
+        siblings: Arc<Siblings>,
         root_path: &Path,
     ) -> Result<Arc<Self>, HomeError> {
         if !rows::belongs(&*store.read()?, &root, &region)? {
             return Err(HomeError::OtherRootKey { path: root_path.display().to_string() });
         }
         let head_key = HeadKey::derive(root.expose())?;
-        let core = Arc::new(Core {
+        let core = Arc::new(Self {
             region,
             store,
             root,
             clock,
+            siblings,
+            #[cfg(test)]
+            stops: Mutex::default(),
             generation,
             head_key,
             cache: RwLock::default(),
@@ -135,6 +145,13 @@ impl RegionService {
             grown: AtomicBool::new(true),
         });
         core.reconcile()?;
+        Ok(core)
+    }
+}
+
+impl RegionService {
+    /// Starts the thread.
+    pub fn start(core: Arc<Core>) -> Result<Arc<Self>, HomeError> {
         let stop = Arc::new(Stop::default());
         let (kept, stopped) = (core.clone(), stop.clone());
         let thread =
@@ -300,7 +317,22 @@ impl Core {
         self.report("the generation", self.reconcile().map_err(KmsError::from));
         self.report("deleting keys that are due", self.expire());
         self.report("rotating keys that are due", schedule::rotate_due(self));
+        self.settle();
         self.report("looking at the generation", self.forget_stale());
+    }
+
+    /// Tells related keys in other regions what has changed.
+    pub fn settle(&self) {
+        self.report("telling related keys in other regions", related::settle(self));
+    }
+
+    /// Ends work over two stores where a test says so.
+    pub fn stop_at(&self, _place: &'static str) -> Result<(), KmsError> {
+        #[cfg(test)]
+        if *self.stops.lock() == Some(_place) {
+            return Err(KmsError::new(KmsErrorKind::Internal, "stopped by a test"));
+        }
+        Ok(())
     }
 
     /// Keeps no material in memory that another process may have deleted.
@@ -318,7 +350,7 @@ impl Core {
         }
     }
 
-    /// Deletes the keys whose waiting period is over.
+    /// Deletes the keys whose waiting period is over, and erases material that expired.
     pub fn expire(&self) -> Result<(), KmsError> {
         let now = self.now();
         while rows::first_due(&*self.store.read()?, now)?.is_some() {
@@ -329,6 +361,7 @@ impl Core {
                 return Err(KmsError::new(KmsErrorKind::Internal, message));
             };
             rows::delete_key(&mut *tx, &id, &key.row)?;
+            related::deleted(&mut *tx, &id, &key.row, &self.region)?;
             let event =
                 events::by_the_service(self, &key, "DeleteKey", Timestamp::from_millisecond(now).ok())?;
             audit::append(&mut *tx, &event)?;
@@ -336,6 +369,7 @@ impl Core {
             tx.commit()?;
             self.has_grown();
         }
+        imported::expire(self)?;
         self.purge()
     }
 

@@ -11,7 +11,10 @@
 //! - `region`: `generation` -> 8; `root` -> a known text under the root key; `purge` -> nothing, while deleted
 //!   material may still be in the log of the store
 //!
-//! Rows are a version byte and postcard (a KeyRow of version 1 ends before the spec: it is symmetric); numbers in keys are big-endian, so that their order is that of time.
+//! - what imported material needs beside: [`super::imported`]; what related keys need: [`super::related`]
+//!
+//! Rows are a version byte and postcard (a KeyRow of version 1 ends before the spec: it is symmetric; one of version
+//! 2 before the import: it is the service's own and of one region); numbers in keys are big-endian, so that their order is that of time.
 
 use std::ops::Bound;
 
@@ -19,8 +22,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::blob::MaterialId;
+use super::imported::{self, Import};
+use super::related::Related;
 use super::root::RootKey;
-use super::spec::{KeySpec, KeyUsage, Material};
+use super::spec::{KeySpec, KeyUsage, ML_KEM, Material};
 use super::state::State;
 use super::wire::Tag;
 use super::{KmsError, KmsErrorKind, grant_rows};
@@ -31,16 +36,16 @@ use crate::store::{Item, ReadTx, StoreError, WriteTx, prefix_end};
 const KEYS: &str = "keys";
 const ACCOUNT_KEYS: &str = "account-keys";
 const ACCOUNT_COUNT: &str = "account-count";
-const MATERIAL: &str = "material";
+pub const MATERIAL: &str = "material";
 const ALIASES: &str = "aliases";
 const KEY_ALIASES: &str = "key-aliases";
 const DUE: &str = "due";
 const ROTATION: &str = "rotation";
 const ROTATION_DUE: &str = "rotation-due";
-const REGION: &str = "region";
-pub(super) const ROW_VERSION: u8 = 1;
-/// Of keys' rows, since they name a spec.
-const KEY_ROW_VERSION: u8 = 2;
+pub const REGION: &str = "region";
+pub const ROW_VERSION: u8 = 1;
+/// Of keys' rows, since they tell of import and of other regions.
+const KEY_ROW_VERSION: u8 = 3;
 const SALT: usize = 16;
 /// What a store's root key is recognised by.
 const CHECK: &[u8] = b"kmsfs region";
@@ -63,13 +68,15 @@ pub enum Rotation {
     OnDemand,
     /// By the calendar.
     Automatic,
+    /// Not yet: it was imported and waits for RotateKeyOnDemand.
+    Pending,
 }
 
 impl Rotation {
-    /// AWS's name of it; the first material did not come by a rotation.
+    /// AWS's name of it; the first material did not come by a rotation, nor did one that waits for it.
     pub fn name(self) -> Option<&'static str> {
         match self {
-            Self::First => None,
+            Self::First | Self::Pending => None,
             Self::OnDemand => Some("ON_DEMAND"),
             Self::Automatic => Some("AUTOMATIC"),
         }
@@ -101,9 +108,23 @@ pub struct KeyRow {
     pub spec: KeySpec,
     /// What it is for.
     pub usage: KeyUsage,
+    /// Of a key of origin EXTERNAL.
+    pub import: Option<Import>,
+    /// Of a multi-Region key.
+    pub related: Option<Related>,
 }
 
 impl KeyRow {
+    /// Where its material comes from, as AWS names it.
+    pub fn origin(&self) -> &'static str {
+        if self.import.is_some() { "EXTERNAL" } else { "AWS_KMS" }
+    }
+
+    /// What policies see of it.
+    pub fn kind(&self) -> Kind {
+        (self.spec, self.usage, self.origin())
+    }
+
     /// How it encrypts, if that is its use.
     pub fn encryption_algorithms(&self) -> Vec<&'static str> {
         match (self.usage, self.spec) {
@@ -130,6 +151,11 @@ impl KeyRow {
         if self.usage == KeyUsage::KeyAgreement { vec!["ECDH"] } else { Vec::new() }
     }
 
+    /// How it encapsulates, if that is its use.
+    pub fn encapsulation_algorithms(&self) -> Vec<&'static str> {
+        if self.usage == KeyUsage::EncapsulateDecapsulate { vec![ML_KEM] } else { Vec::new() }
+    }
+
     /// How it makes codes, if that is its use.
     pub fn mac_algorithms(&self) -> Vec<&'static str> {
         match self.spec {
@@ -138,6 +164,9 @@ impl KeyRow {
         }
     }
 }
+
+/// Spec, usage and origin.
+pub type Kind = (KeySpec, KeyUsage, &'static str);
 
 /// When a key rotates by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,10 +278,15 @@ pub fn key(tx: &dyn ReadTx, id: &KeyId) -> Result<Option<KeyRow>, KmsError> {
 
 fn decode_key(row: &[u8]) -> Result<KeyRow, KmsError> {
     let bad = |_| damaged("a key");
+    let neither = (None::<Import>, None::<Related>);
     match row.split_first() {
         Some((&KEY_ROW_VERSION, rest)) => postcard::from_bytes(rest).map_err(bad),
+        Some((&2, rest)) => {
+            let whole = postcard::to_extend(&neither, rest.to_vec()).map_err(bad)?;
+            postcard::from_bytes(&whole).map_err(bad)
+        }
         Some((&1, rest)) => {
-            let ending = (KeySpec::Symmetric, KeyUsage::EncryptDecrypt);
+            let ending = (KeySpec::Symmetric, KeyUsage::EncryptDecrypt, neither);
             let whole = postcard::to_extend(&ending, rest.to_vec()).map_err(bad)?;
             postcard::from_bytes(&whole).map_err(bad)
         }
@@ -376,7 +410,7 @@ pub fn aliases(
     Ok(found)
 }
 
-fn due_key(due: i64, id: &KeyId) -> Vec<u8> {
+pub fn due_key(due: i64, id: &KeyId) -> Vec<u8> {
     // Times before 1970 do not occur; should one, it is due.
     [&u64::try_from(due).unwrap_or(0).to_be_bytes()[..], &packed(id)].concat()
 }
@@ -449,6 +483,7 @@ pub fn delete_key(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow) -> Result<(), 
     }
     set_schedule(tx, id, None, false)?;
     grant_rows::delete_all(tx, id)?;
+    imported::forget(tx, id)?;
     count(tx, row, |keys| keys.saturating_sub(1))?;
     tx.delete(ACCOUNT_KEYS, &[row.account.as_bytes(), &packed(id)].concat())?;
     tx.delete(KEYS, &packed(id))?;
@@ -525,9 +560,27 @@ pub fn seal_material(
     since: i64,
     rotation: Rotation,
 ) -> Result<MaterialRow, CryptoError> {
-    let id: MaterialId = random()?;
+    seal_named(root, arn, spec, random()?, material, since, rotation)
+}
+
+/// The same under an id that it has.
+pub fn seal_named(
+    root: &RootKey,
+    arn: &KeyArn,
+    spec: KeySpec,
+    id: MaterialId,
+    material: &SecretVec,
+    since: i64,
+    rotation: Rotation,
+) -> Result<MaterialRow, CryptoError> {
     let sealed = seal(root, &material_aad(arn, &id, spec), material.expose())?;
     Ok(MaterialRow { id, since, rotation, sealed })
+}
+
+/// Material as its row keeps it.
+pub fn unseal(root: &RootKey, arn: &KeyArn, spec: KeySpec, row: &MaterialRow) -> Result<SecretVec, KmsError> {
+    let opened = open(root, &material_aad(arn, &row.id, spec), &row.sealed);
+    opened.map(SecretVec::new).map_err(|_| damaged(&format!("the material of {arn} does not authenticate")))
 }
 
 /// Material as it may be used.
@@ -537,9 +590,8 @@ pub fn open_material(
     spec: KeySpec,
     row: &MaterialRow,
 ) -> Result<Material, KmsError> {
-    let opened = open(root, &material_aad(arn, &row.id, spec), &row.sealed).map(zeroize::Zeroizing::new);
-    let material = opened.and_then(|bytes| spec.load(&bytes));
-    material.map_err(|_| damaged(&format!("the material of {arn} does not authenticate")))
+    let bytes = unseal(root, arn, spec, row)?;
+    spec.load(bytes.expose()).map_err(|_| damaged(&format!("the material of {arn} is none of its spec")))
 }
 
 /// Writes what a new region's store begins with.
@@ -566,14 +618,19 @@ pub mod tests {
     use crate::kms::region::RegionService;
     use crate::store::{Durability, Store};
 
-    /// Rewrites a symmetric key's row as version 1 had it.
-    pub fn write_first_version(region: &RegionService, id: &str) {
+    /// Rewrites a symmetric key's row as version 1 or 2 had it.
+    pub fn write_version(region: &RegionService, id: &str, version: u8) {
         let id: KeyId = id.parse().unwrap();
         let mut tx = region.store.write(Durability::Synced).unwrap();
         let row = tx.get(KEYS, &packed(&id)).unwrap().unwrap();
-        let ending =
-            postcard::to_extend(&(KeySpec::Symmetric, KeyUsage::EncryptDecrypt), Vec::new()).unwrap();
-        let old = [&[1], &row.strip_suffix(ending.as_slice()).unwrap()[1..]].concat();
+        let ending = if version == 1 {
+            postcard::to_extend(&(KeySpec::Symmetric, KeyUsage::EncryptDecrypt), Vec::new()).unwrap()
+        } else {
+            Vec::new()
+        };
+        // Neither imported nor with relatives.
+        let ending = [&ending[..], &[0, 0]].concat();
+        let old = [&[version], &row.strip_suffix(ending.as_slice()).unwrap()[1..]].concat();
         tx.put(KEYS, &packed(&id), &old).unwrap();
         tx.commit().unwrap();
     }

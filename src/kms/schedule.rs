@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::cache::Key;
 use super::region::Core;
 use super::rows::{self, KeyRow, Rotation, ScheduleRow};
-use super::{KmsError, KmsErrorKind, events};
+use super::{KmsError, KmsErrorKind, events, related};
 use crate::audit;
 use crate::store::{Durability, Store, WriteTx};
 
@@ -42,7 +42,7 @@ pub fn rotate(
     let number = key.materials.last().map_or(0, |(number, _)| number + 1);
     let material = rows::make_material(&region.root, &key.arn, row.spec, now.as_millisecond(), how)?;
     rows::put_material(tx, &key.arn.key, number, &material)?;
-    rows::put_key(tx, &key.arn.key, &KeyRow { current: number, ..row })?;
+    related::changed(tx, &region.region, &key.arn.key, KeyRow { current: number, ..row })?;
     events::rotated(region, key, how.name().unwrap_or_default(), now)
 }
 

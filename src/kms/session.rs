@@ -278,13 +278,14 @@ impl<'a> Entry<'a> {
             same_key: None,
             notes: Notes::default(),
             service_events: Vec::new(),
+            shares: false,
         };
         let decided = call.admit(&request.subjects()).and_then(|keys| {
             would_succeed(request.dry_run())?;
             request.act(&mut call, &keys)
         });
-        let Call { now, notes, service_events, .. } = call;
-        (decided, Made { now, notes, service_events })
+        let Call { now, notes, service_events, shares, .. } = call;
+        (decided, Made { now, notes, service_events, shares })
     }
 
     /// Records what was decided without changing anything. Then, and only then, it may be answered.
@@ -319,7 +320,7 @@ impl<'a> Entry<'a> {
         let mut tx = region.store.write(Durability::Synced)?;
         let generation = rows::generation(&*tx)?;
         let (decided, made) = self.run(request, generation, Tx::Write(&mut *tx));
-        let answer = match decided {
+        let mut answer = match decided {
             Ok(answer) => answer,
             refused => {
                 drop(tx);
@@ -334,6 +335,10 @@ impl<'a> Entry<'a> {
         region.move_generation(&mut *tx)?;
         tx.commit()?;
         region.has_grown();
+        if made.shares {
+            region.settle();
+        }
+        request.finish(region, &mut answer);
         Ok(Attempt::Done(Ok(answer)))
     }
 
@@ -357,6 +362,7 @@ struct Made {
     now: jiff::Timestamp,
     notes: Notes,
     service_events: Vec<Vec<u8>>,
+    shares: bool,
 }
 
 impl KeyService for Session {

@@ -10,6 +10,8 @@ use crate::crypto::{CryptoError, Secret, SecretVec, fill_random};
 
 /// The encryption algorithm of symmetric keys, and their spec.
 pub const SYMMETRIC_DEFAULT: &str = "SYMMETRIC_DEFAULT";
+/// The encapsulation algorithm of ML-KEM keys.
+pub const ML_KEM: &str = "ML_KEM";
 
 /// KeySpec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub enum KeyUsage {
     GenerateVerifyMac,
     /// KEY_AGREEMENT.
     KeyAgreement,
+    /// ENCAPSULATE_DECAPSULATE.
+    EncapsulateDecapsulate,
 }
 
 impl KeySpec {
@@ -69,6 +73,7 @@ impl KeySpec {
                     (encrypts, KeyUsage::EncryptDecrypt),
                     (signs, KeyUsage::SignVerify),
                     (spec.agrees(), KeyUsage::KeyAgreement),
+                    (spec.encapsulates(), KeyUsage::EncapsulateDecapsulate),
                 ]
                 .into_iter()
                 .filter_map(|(can, usage)| can.then_some(usage))
@@ -104,8 +109,13 @@ impl KeySpec {
 }
 
 impl KeyUsage {
-    const ALL: [Self; 4] =
-        [Self::EncryptDecrypt, Self::SignVerify, Self::GenerateVerifyMac, Self::KeyAgreement];
+    const ALL: [Self; 5] = [
+        Self::EncryptDecrypt,
+        Self::SignVerify,
+        Self::GenerateVerifyMac,
+        Self::KeyAgreement,
+        Self::EncapsulateDecapsulate,
+    ];
 
     /// AWS's name.
     pub const fn name(self) -> &'static str {
@@ -114,6 +124,7 @@ impl KeyUsage {
             Self::SignVerify => "SIGN_VERIFY",
             Self::GenerateVerifyMac => "GENERATE_VERIFY_MAC",
             Self::KeyAgreement => "KEY_AGREEMENT",
+            Self::EncapsulateDecapsulate => "ENCAPSULATE_DECAPSULATE",
         }
     }
 
@@ -208,6 +219,6 @@ mod tests {
         assert_eq!(usages("ECC_SECG_P256K1"), [SignVerify]);
         assert_eq!(usages("ML_DSA_65"), [SignVerify]);
         assert_eq!(usages("HMAC_384"), [GenerateVerifyMac]);
-        assert_eq!(usages("ML_KEM_768"), []);
+        assert_eq!(usages("ML_KEM_768"), [EncapsulateDecapsulate]);
     }
 }

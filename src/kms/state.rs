@@ -19,6 +19,13 @@ pub enum State {
     },
     /// Origin EXTERNAL and without material.
     PendingImport,
+    /// The same, because material of it expired.
+    Expired,
+    /// A multi-Region primary key that is to be deleted this many days after its last replica.
+    PendingReplicaDeletion {
+        /// The waiting period.
+        days: u32,
+    },
 }
 
 /// What changes a state.
@@ -32,6 +39,11 @@ pub enum Step {
     ScheduleDeletion {
         /// When.
         due: i64,
+    },
+    /// ScheduleKeyDeletion of a primary key that has replicas.
+    AwaitReplicas {
+        /// The waiting period in days, once they are gone.
+        days: u32,
     },
     /// CancelKeyDeletion.
     CancelDeletion,
@@ -55,15 +67,25 @@ impl State {
             Self::Enabled => KeyState::Enabled,
             Self::Disabled => KeyState::Disabled,
             Self::PendingDeletion { .. } => KeyState::PendingDeletion,
-            Self::PendingImport => KeyState::PendingImport,
+            Self::PendingImport | Self::Expired => KeyState::PendingImport,
+            Self::PendingReplicaDeletion { .. } => KeyState::PendingReplicaDeletion,
         }
+    }
+
+    /// Whether its deletion is pending.
+    pub fn going(self) -> bool {
+        matches!(self, Self::PendingDeletion { .. } | Self::PendingReplicaDeletion { .. })
     }
 
     /// When the key goes.
     pub fn deletion(self) -> Option<Timestamp> {
         match self {
             Self::PendingDeletion { due } => Timestamp::from_millisecond(due).ok(),
-            Self::Enabled | Self::Disabled | Self::PendingImport => None,
+            Self::Enabled
+            | Self::Disabled
+            | Self::PendingImport
+            | Self::Expired
+            | Self::PendingReplicaDeletion { .. } => None,
         }
     }
 
@@ -72,15 +94,25 @@ impl State {
         match (step, self) {
             (Step::Enable, Self::Enabled | Self::Disabled) => Ok(Self::Enabled),
             (Step::Disable, Self::Enabled | Self::Disabled) => Ok(Self::Disabled),
-            (Step::ScheduleDeletion { due }, Self::Enabled | Self::Disabled | Self::PendingImport) => {
-                Ok(Self::PendingDeletion { due })
+            (
+                Step::ScheduleDeletion { due },
+                Self::Enabled | Self::Disabled | Self::PendingImport | Self::Expired,
+            ) => Ok(Self::PendingDeletion { due }),
+            (
+                Step::AwaitReplicas { days },
+                Self::Enabled | Self::Disabled | Self::PendingImport | Self::Expired,
+            ) => Ok(Self::PendingReplicaDeletion { days }),
+            (Step::CancelDeletion, Self::PendingDeletion { .. } | Self::PendingReplicaDeletion { .. }) => {
+                Ok(Self::Disabled)
             }
-            (Step::CancelDeletion, Self::PendingDeletion { .. }) => Ok(Self::Disabled),
             (Step::CancelDeletion, _) => Err(KmsError::new(
                 KmsErrorKind::InvalidState(self.visible()),
                 format!("{arn} is not pending deletion."),
             )),
-            (Step::Enable | Step::Disable | Step::ScheduleDeletion { .. }, _) => Err(self.refusal(arn)),
+            (
+                Step::Enable | Step::Disable | Step::ScheduleDeletion { .. } | Step::AwaitReplicas { .. },
+                _,
+            ) => Err(self.refusal(arn)),
         }
     }
 
@@ -88,7 +120,7 @@ impl State {
     pub fn check(self, needs: Needs, arn: &str) -> Result<(), KmsError> {
         let good = match needs {
             Needs::Nothing => true,
-            Needs::NotPendingDeletion => !matches!(self, Self::PendingDeletion { .. }),
+            Needs::NotPendingDeletion => !self.going(),
             Needs::Usable => self == Self::Enabled,
         };
         if good { Ok(()) } else { Err(self.refusal(arn)) }
@@ -99,6 +131,12 @@ impl State {
         match self {
             Self::Disabled => KmsError::new(KmsErrorKind::Disabled, format!("{arn} is disabled.")),
             Self::PendingDeletion { .. } => KmsError::new(state, format!("{arn} is pending deletion.")),
+            Self::PendingReplicaDeletion { .. } => {
+                KmsError::new(state, format!("{arn} is pending replica deletion."))
+            }
+            Self::Expired => {
+                KmsError::new(KmsErrorKind::MaterialExpired, format!("{arn} is pending import."))
+            }
             Self::PendingImport => KmsError::new(state, format!("{arn} is pending import.")),
             Self::Enabled => KmsError::new(state, format!("{arn} is enabled.")),
         }

@@ -32,11 +32,19 @@ macro_rules! response {
 }
 
 mod grants;
+mod import;
+mod kem;
 mod pairs;
+mod replicas;
+mod stores;
 mod symmetric;
-pub use grants::*;
 mod trail;
+pub use grants::*;
+pub use import::*;
+pub use kem::*;
 pub use pairs::*;
+pub use replicas::*;
+pub use stores::*;
 pub use symmetric::*;
 pub use trail::*;
 
@@ -51,7 +59,7 @@ pub struct Tag {
 }
 
 request! {
-    /// CreateKey. Here only keys of the service's own material.
+    /// CreateKey.
     CreateKeyRequest {
         /// A key policy; None: the default policy.
         policy: Option<String>,
@@ -63,7 +71,7 @@ request! {
         customer_master_key_spec: Option<String>,
         /// SYMMETRIC_DEFAULT (the default), RSA_2048 and so on.
         key_spec: Option<String>,
-        /// AWS_KMS.
+        /// AWS_KMS (the default) or EXTERNAL.
         origin: Option<String>,
         /// Not here.
         custom_key_store_id: Option<String>,
@@ -73,7 +81,7 @@ request! {
         bypass_policy_lockout_safety_check: bool,
         /// At most 50.
         tags: Vec<Tag>,
-        /// Not here yet.
+        /// A multi-Region primary key.
         multi_region: Option<bool>,
     }
 }
@@ -306,8 +314,12 @@ response! {
         key_state: KeyState,
         /// When it goes, while deletion is pending.
         #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] deletion_date: Option<Timestamp>,
-        /// AWS_KMS.
+        /// AWS_KMS or EXTERNAL.
         origin: &'static str,
+        /// When the first of its imported materials goes.
+        #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] valid_to: Option<Timestamp>,
+        /// Whether imported material expires.
+        #[serde(skip_serializing_if = "Option::is_none")] expiration_model: Option<&'static str>,
         /// CUSTOMER or AWS.
         key_manager: &'static str,
         /// The older name of KeySpec.
@@ -320,8 +332,14 @@ response! {
         #[serde(skip_serializing_if = "Vec::is_empty")] signing_algorithms: Vec<&'static str>,
         /// If it is for agreement.
         #[serde(skip_serializing_if = "Vec::is_empty")] key_agreement_algorithms: Vec<&'static str>,
+        /// If it is for encapsulation.
+        #[serde(skip_serializing_if = "Vec::is_empty")] encapsulation_algorithms: Vec<&'static str>,
         /// A multi-Region key.
         multi_region: bool,
+        /// The keys related to a multi-Region key.
+        #[serde(skip_serializing_if = "Option::is_none")] multi_region_configuration: Option<MultiRegionConfiguration>,
+        /// The waiting period of a primary key that waits for its replicas first.
+        #[serde(skip_serializing_if = "Option::is_none")] pending_deletion_window_in_days: Option<u32>,
         /// If it is for codes.
         #[serde(skip_serializing_if = "Vec::is_empty")] mac_algorithms: Vec<&'static str>,
         /// The material that Encrypt uses, of a symmetric key.
@@ -424,8 +442,17 @@ response! {
         key_id: String,
         /// 64 hex digits.
         key_material_id: String,
-        /// CURRENT or NON_CURRENT.
+        /// What it was imported as.
+        #[serde(skip_serializing_if = "Option::is_none")] key_material_description: Option<String>,
+        /// IMPORTED or PENDING_IMPORT, of imported material.
+        #[serde(skip_serializing_if = "Option::is_none")] import_state: Option<&'static str>,
+        /// CURRENT, NON_CURRENT or, of imported material, PENDING_ROTATION or
+        /// PENDING_MULTI_REGION_IMPORT_AND_ROTATION.
         key_material_state: &'static str,
+        /// Whether it expires, of imported material.
+        #[serde(skip_serializing_if = "Option::is_none")] expiration_model: Option<&'static str>,
+        /// When it expires.
+        #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] valid_to: Option<Timestamp>,
         /// When it became current; None: it is the first.
         #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] rotation_date: Option<Timestamp>,
         /// ON_DEMAND or AUTOMATIC; None: it is the first.
@@ -490,9 +517,9 @@ response! {
     ScheduleKeyDeletionResponse {
         /// ARN of the key.
         key_id: String,
-        /// When it goes.
-        #[serde(with = "seconds")] deletion_date: Timestamp,
-        /// PendingDeletion.
+        /// When it goes; not known of a primary key that has replicas.
+        #[serde(with = "seconds_option", skip_serializing_if = "Option::is_none")] deletion_date: Option<Timestamp>,
+        /// PendingDeletion or PendingReplicaDeletion.
         key_state: KeyState,
         /// Days from the call to the end.
         pending_window_in_days: i64,

@@ -59,7 +59,10 @@ fn key_errno(kind: KmsErrorKind) -> i32 {
         KmsErrorKind::Disabled | KmsErrorKind::InvalidState(KeyState::Disabled | KeyState::PendingImport) => {
             libc::ENOKEY
         }
-        KmsErrorKind::InvalidState(KeyState::PendingDeletion) | KmsErrorKind::NotFound => libc::EKEYREVOKED,
+        KmsErrorKind::MaterialExpired => libc::EKEYEXPIRED,
+        KmsErrorKind::InvalidState(KeyState::PendingDeletion | KeyState::PendingReplicaDeletion)
+        | KmsErrorKind::NotFound => libc::EKEYREVOKED,
+        KmsErrorKind::InvalidState(KeyState::Creating | KeyState::Updating) => libc::ETIMEDOUT,
         KmsErrorKind::InvalidState(KeyState::Enabled)
         | KmsErrorKind::IncorrectKey
         | KmsErrorKind::InvalidArn
@@ -79,6 +82,9 @@ fn key_errno(kind: KmsErrorKind) -> i32 {
         | KmsErrorKind::InvalidSignature
         | KmsErrorKind::MalformedPolicyDocument
         | KmsErrorKind::DryRun
+        | KmsErrorKind::ExpiredImportToken
+        | KmsErrorKind::IncorrectKeyMaterial
+        | KmsErrorKind::InvalidImportToken
         | KmsErrorKind::InvalidGrantToken
         | KmsErrorKind::Serialization
         | KmsErrorKind::Tag
@@ -99,7 +105,11 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
                 "enable the key and open the file again"
             }
             KmsErrorKind::InvalidState(KeyState::PendingImport) => "import the key's material again",
-            KmsErrorKind::InvalidState(KeyState::PendingDeletion) => {
+            KmsErrorKind::MaterialExpired => "the key's material expired; import it again",
+            KmsErrorKind::InvalidState(KeyState::Creating | KeyState::Updating) => {
+                "the key is being copied between regions; try again"
+            }
+            KmsErrorKind::InvalidState(KeyState::PendingDeletion | KeyState::PendingReplicaDeletion) => {
                 "cancel the key's deletion before its day, enable it and open the file again"
             }
             KmsErrorKind::NotFound => "the key is deleted, or belongs to another region or home",
@@ -121,6 +131,9 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
             | KmsErrorKind::InvalidSignature
             | KmsErrorKind::MalformedPolicyDocument
             | KmsErrorKind::DryRun
+            | KmsErrorKind::ExpiredImportToken
+            | KmsErrorKind::IncorrectKeyMaterial
+            | KmsErrorKind::InvalidImportToken
             | KmsErrorKind::InvalidGrantToken
             | KmsErrorKind::Serialization
             | KmsErrorKind::Tag
@@ -238,7 +251,9 @@ mod tests {
             (KmsErrorKind::AccessDenied, libc::EACCES),
             (KmsErrorKind::Disabled, libc::ENOKEY),
             (KmsErrorKind::InvalidState(KeyState::PendingImport), libc::ENOKEY),
+            (KmsErrorKind::MaterialExpired, libc::EKEYEXPIRED),
             (KmsErrorKind::InvalidState(KeyState::PendingDeletion), libc::EKEYREVOKED),
+            (KmsErrorKind::InvalidState(KeyState::PendingReplicaDeletion), libc::EKEYREVOKED),
             (KmsErrorKind::NotFound, libc::EKEYREVOKED),
             (KmsErrorKind::IncorrectKey, libc::EKEYREJECTED),
             (KmsErrorKind::InvalidCiphertext, libc::EKEYREJECTED),

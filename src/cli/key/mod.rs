@@ -394,11 +394,18 @@ fn schedule(session: &Session, args: &Schedule) -> Result<()> {
     if args.named.json {
         return output::json(&answer);
     }
+    let Some(date) = answer.deletion_date else {
+        let days = answer.pending_window_in_days;
+        return output::line(&format!(
+            "{} is deleted {days} days after its last replica; until then `kmsfs key cancel-deletion` keeps it",
+            answer.key_id
+        ));
+    };
     output::line(&format!(
         "{} is deleted at {}; until then `kmsfs key cancel-deletion` keeps it, afterwards nothing under it can be \
          opened again",
         answer.key_id,
-        time(answer.deletion_date)
+        time(date)
     ))
 }
 
@@ -422,6 +429,9 @@ fn state(state: KeyState) -> &'static str {
         KeyState::Disabled => "Disabled",
         KeyState::PendingDeletion => "PendingDeletion",
         KeyState::PendingImport => "PendingImport",
+        KeyState::Creating => "Creating",
+        KeyState::PendingReplicaDeletion => "PendingReplicaDeletion",
+        KeyState::Updating => "Updating",
     }
 }
 

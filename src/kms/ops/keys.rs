@@ -1,10 +1,13 @@
 //! Making keys, looking at them, and leading them through their states.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::import::expiration_model;
 use super::policies::{check_policy, own_policy};
+use super::replicas::not_updating;
 use super::{SYMMETRIC_DEFAULT, bad_marker, invalid, key, limit, only, page, refused, unsupported};
 use crate::audit::{self, Found};
 use crate::crypto::SecretVec;
@@ -12,18 +15,21 @@ use crate::iam::{KeyArn, KeyId, KeyPolicy};
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Name, Result, Subject};
 use crate::kms::events::Parameters;
+use crate::kms::imported::{self, Import, ImportRow};
 use crate::kms::operation::{InTable, Operation};
-use crate::kms::rows::{self, KeyRow, Manager, Rotation};
+use crate::kms::related::Related;
+use crate::kms::rows::{self, KeyRow, Manager, MaterialRow, Rotation};
 use crate::kms::schedule::{self, DAY};
 use crate::kms::spec::{KeySpec, KeyUsage};
 use crate::kms::state::{Needs, State, Step};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateKeyRequest, DescribeKeyRequest, DescribeKeyResponse, DisableKeyRequest,
     EnableKeyRequest, GetKeyLastUsageRequest, GetKeyLastUsageResponse, KeyIdResponse, KeyLastUsageData,
-    KeyListEntry, KeyMetadata, ListKeysRequest, ListKeysResponse, ScheduleKeyDeletionRequest,
-    ScheduleKeyDeletionResponse,
+    KeyListEntry, KeyMetadata, ListKeysRequest, ListKeysResponse, MultiRegionConfiguration, MultiRegionKey,
+    ScheduleKeyDeletionRequest, ScheduleKeyDeletionResponse,
 };
 use crate::kms::{KeyState, KmsError, KmsErrorKind, check};
+use crate::store::ReadTx;
 
 /// Customer managed keys that an account may have.
 const MOST_KEYS: u64 = 100_000;
@@ -51,7 +57,8 @@ const KEY_SPECS: [&str; 20] = [
 ];
 const USAGES: [&str; 5] =
     ["ENCRYPT_DECRYPT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC", "KEY_AGREEMENT", "ENCAPSULATE_DECAPSULATE"];
-const ORIGINS: [&str; 4] = ["AWS_KMS", "EXTERNAL", "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"];
+const EXTERNAL: &str = "EXTERNAL";
+const ORIGINS: [&str; 4] = ["AWS_KMS", EXTERNAL, "AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"];
 
 /// What counts as a use of a key.
 const USES: [&str; 14] = [
@@ -71,19 +78,40 @@ const USES: [&str; 14] = [
     "Decapsulate",
 ];
 
-fn describe(arn: &KeyArn, row: &KeyRow, current: &[u8; 32]) -> Result<DescribeKeyResponse> {
+/// What DescribeKey tells.
+pub fn describe(
+    arn: &KeyArn,
+    row: &KeyRow,
+    materials: &[(u32, MaterialRow)],
+    imports: &BTreeMap<u32, ImportRow>,
+) -> Result<KeyMetadata> {
     let damaged = |_| refused(KmsErrorKind::Internal, format!("the row of {arn} is damaged"));
-    let key_metadata = KeyMetadata {
+    let current = materials.iter().find(|(number, _)| *number == row.current).map(|(_, m)| hex::encode(m.id));
+    let own = materials.iter().filter(|(_, m)| m.rotation != Rotation::Pending && !m.sealed.is_empty());
+    let own: Vec<&ImportRow> = own.filter_map(|(number, _)| imports.get(number)).collect();
+    let valid_to = own.iter().filter_map(|import| import.valid_to).min();
+    let updating = row.related.as_ref().is_some_and(|related| related.updating);
+    let waits = match row.state {
+        State::PendingReplicaDeletion { days } => Some(days),
+        _ => None,
+    };
+    Ok(KeyMetadata {
         aws_account_id: row.account.clone(),
         key_id: arn.key.to_string(),
         arn: arn.to_string(),
         creation_date: Timestamp::from_millisecond(row.created).map_err(damaged)?,
-        enabled: row.state == State::Enabled,
+        enabled: row.state == State::Enabled && !updating,
         description: row.description.clone(),
         key_usage: row.usage.name(),
-        key_state: row.state.visible(),
+        key_state: if updating { KeyState::Updating } else { row.state.visible() },
         deletion_date: row.state.deletion(),
-        origin: "AWS_KMS",
+        origin: row.origin(),
+        valid_to: valid_to.map(Timestamp::from_millisecond).transpose().map_err(damaged)?,
+        expiration_model: own
+            .iter()
+            .find(|import| import.valid_to.is_some())
+            .or(own.first())
+            .map(|import| expiration_model(import)),
         key_manager: match row.manager {
             Manager::Customer => "CUSTOMER",
             Manager::Service => "AWS",
@@ -93,16 +121,51 @@ fn describe(arn: &KeyArn, row: &KeyRow, current: &[u8; 32]) -> Result<DescribeKe
         encryption_algorithms: row.encryption_algorithms(),
         signing_algorithms: row.signing_algorithms(),
         key_agreement_algorithms: row.key_agreement_algorithms(),
+        encapsulation_algorithms: row.encapsulation_algorithms(),
         multi_region: arn.key.multi_region,
+        multi_region_configuration: row
+            .related
+            .as_ref()
+            .map(|related| relatives(arn, related))
+            .transpose()?,
+        pending_deletion_window_in_days: waits,
         mac_algorithms: row.mac_algorithms(),
-        current_key_material_id: (row.spec == KeySpec::Symmetric).then(|| hex::encode(current)),
+        current_key_material_id: current.filter(|_| row.spec == KeySpec::Symmetric),
+    })
+}
+
+fn relatives(arn: &KeyArn, related: &Related) -> Result<MultiRegionConfiguration> {
+    let one = |name: &String| {
+        let region = name
+            .parse()
+            .map_err(|_| refused(KmsErrorKind::Internal, format!("the row of {arn} is damaged")))?;
+        let arn = KeyArn { region, ..arn.clone() };
+        Ok(MultiRegionKey { arn: arn.to_string(), region: name.clone() })
     };
-    Ok(DescribeKeyResponse { key_metadata })
+    let leads = related.primary == arn.region.as_str();
+    Ok(MultiRegionConfiguration {
+        multi_region_key_type: if leads { "PRIMARY" } else { "REPLICA" },
+        primary_key: one(&related.primary)?,
+        replica_keys: related.replicas.iter().map(one).collect::<Result<_>>()?,
+    })
+}
+
+/// Refuses one more key in an account that has as many as it may.
+pub fn room_for_a_key(tx: &dyn ReadTx, account: &str) -> Result<()> {
+    if rows::key_count(tx, account)? < MOST_KEYS {
+        return Ok(());
+    }
+    let message = format!("the account has {MOST_KEYS} keys, and no more are allowed");
+    Err(refused(KmsErrorKind::LimitExceeded, message))
 }
 
 impl CreateKeyRequest {
     fn asked_spec(&self) -> &str {
         self.key_spec.as_deref().or(self.customer_master_key_spec.as_deref()).unwrap_or(SYMMETRIC_DEFAULT)
+    }
+
+    fn is_external(&self) -> bool {
+        self.origin.as_deref() == Some(EXTERNAL)
     }
 
     /// The spec and the usage, which must go together.
@@ -145,14 +208,14 @@ impl Operation for CreateKeyRequest {
         check::one_of("origin", self.origin.as_deref(), &ORIGINS)?;
         check::tags(&self.tags)?;
         self.kind()?;
-        if self.origin.as_deref().is_some_and(|o| o != "AWS_KMS") {
-            return Err(unsupported("this key service makes key material itself, so far"));
-        }
-        if self.custom_key_store_id.is_some() || self.xks_key_id.is_some() {
+        if self.origin.as_deref().is_some_and(|o| o != "AWS_KMS" && o != EXTERNAL)
+            || self.custom_key_store_id.is_some()
+            || self.xks_key_id.is_some()
+        {
             return Err(unsupported("this key service has no custom key stores"));
         }
-        if self.multi_region == Some(true) {
-            return Err(unsupported("this key service makes single-Region keys only, so far"));
+        if self.is_external() && self.kind()?.1 == KeyUsage::EncapsulateDecapsulate {
+            return Err(unsupported("key material of ML-KEM cannot be imported into this key service"));
         }
         if let Some(policy) = &self.policy {
             check_policy(policy)?;
@@ -181,24 +244,19 @@ impl Operation for CreateKeyRequest {
 
     /// An RSA key takes up to seconds, in which nobody else could write.
     fn prepare(&self) -> std::result::Result<Option<SecretVec>, KmsError> {
-        Ok(Some(self.kind()?.0.generate()?))
+        if self.is_external() { Ok(None) } else { Ok(Some(self.kind()?.0.generate()?)) }
     }
 
     fn act(&self, call: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
         let account = call.account().clone();
-        if rows::key_count(call.reader()?, account.as_str())? >= MOST_KEYS {
-            return Err(refused(
-                KmsErrorKind::LimitExceeded,
-                format!("the account has {MOST_KEYS} keys, and no more are allowed"),
-            ));
-        }
+        room_for_a_key(call.reader()?, account.as_str())?;
         let (spec, usage) = self.kind()?;
-        let (id, now) = (KeyId::generate(false)?, call.now.as_millisecond());
+        let (id, now) = (KeyId::generate(self.multi_region == Some(true))?, call.now.as_millisecond());
         let arn = KeyArn { region: call.region.region.clone(), account, key: id };
+        let import = if self.is_external() { Some(Import::new(&call.region.root, &arn)?) } else { None };
+        let kind = (spec, usage, if import.is_some() { EXTERNAL } else { "AWS_KMS" });
         let policy = match &self.policy {
-            Some(text) => {
-                own_policy(call, &arn, (spec, usage), text, self.bypass_policy_lockout_safety_check)?
-            }
+            Some(text) => own_policy(call, &arn, kind, text, self.bypass_policy_lockout_safety_check)?,
             None => KeyPolicy::AccountRoot,
         };
         let row = KeyRow {
@@ -206,21 +264,28 @@ impl Operation for CreateKeyRequest {
             created: now,
             description: self.description.clone().unwrap_or_default(),
             manager: Manager::Customer,
-            state: State::Enabled,
+            state: if import.is_some() { State::PendingImport } else { State::Enabled },
             policy,
             tags: rows::tag_pairs(&self.tags),
             current: 0,
             on_demand: 0,
             spec,
             usage,
+            import,
+            related: id.multi_region.then(|| Related::primary(&arn.region)),
         };
-        let made = call.prepared.ok_or_else(|| refused(KmsErrorKind::Internal, "no material was made"))?;
-        let material = rows::seal_material(&call.region.root, &arn, spec, made, now, Rotation::First)?;
+        let mut materials = Vec::new();
+        if let Some(made) = call.prepared {
+            let material = rows::seal_material(&call.region.root, &arn, spec, made, now, Rotation::First)?;
+            materials.push((0, material));
+        }
         let tx = call.writer()?;
         rows::new_key(tx, &id, &row)?;
-        rows::put_material(tx, &id, 0, &material)?;
+        for (number, material) in &materials {
+            rows::put_material(tx, &id, *number, material)?;
+        }
         call.note(&arn);
-        describe(&arn, &row, &material.id)
+        Ok(DescribeKeyResponse { key_metadata: describe(&arn, &row, &materials, &BTreeMap::new())? })
     }
 }
 
@@ -247,7 +312,8 @@ impl Operation for DescribeKeyRequest {
 
     fn act(&self, _: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
         let key = only(keys)?;
-        describe(&key.arn, &key.row, &key.current()?)
+        let key_metadata = describe(&key.arn, &key.row, &key.materials, &key.imports)?;
+        Ok(DescribeKeyResponse { key_metadata })
     }
 }
 
@@ -288,7 +354,15 @@ impl Operation for ListKeysRequest {
 fn step(call: &mut Call<'_, '_>, keys: &[Arc<Key>], step: Step) -> Result<State> {
     let key = only(keys)?;
     let before = key.row.state;
+    not_updating(key)?;
     let state = before.next(step, &key.arn_text)?;
+    let row = KeyRow { state, ..key.row.clone() };
+    // A key whose material is gone does not become usable by being kept.
+    let state = match row.import {
+        Some(_) => imported::settled(&row, &key.materials, &key.imports),
+        None => state,
+    };
+    let leads = row.leads(&call.region.region);
     let (id, region, now) = (key.arn.key, call.region, call.now);
     let tx = call.writer()?;
     if let State::PendingDeletion { due } = before {
@@ -297,17 +371,18 @@ fn step(call: &mut Call<'_, '_>, keys: &[Arc<Key>], step: Step) -> Result<State>
     if let State::PendingDeletion { due } = state {
         rows::put_due(tx, due, &id)?;
     }
-    let row = KeyRow { state, ..key.row.clone() };
+    let row = KeyRow { state, ..row };
     match rows::schedule(tx, &id)? {
         // Its date came while it was disabled.
-        Some(due) if state == State::Enabled && due.next <= now.as_millisecond() => {
+        Some(due) if leads && state == State::Enabled && due.next <= now.as_millisecond() => {
             let event = schedule::rotate_by_schedule(region, tx, key, row, due, now)?;
             call.service_events.push(event);
+            call.shares = true;
         }
         standing => {
             rows::put_key(tx, &id, &row)?;
             if standing.is_some() {
-                rows::set_schedule(tx, &id, standing.as_ref(), state == State::Enabled)?;
+                rows::set_schedule(tx, &id, standing.as_ref(), leads && state == State::Enabled)?;
             }
         }
     }
@@ -371,13 +446,19 @@ impl Operation for ScheduleKeyDeletionRequest {
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
         let days = self.pending_window_in_days.unwrap_or(30);
         let due = call.now.as_millisecond() + days * DAY;
-        let deletion_date = Timestamp::from_millisecond(due)
-            .map_err(|e| refused(KmsErrorKind::Internal, format!("the clock is out of range: {e}")))?;
-        step(call, keys, Step::ScheduleDeletion { due })?;
+        let key = only(keys)?;
+        // A primary key waits for its replicas first.
+        let awaits = key.row.leads(&call.region.region)
+            && key.row.related.as_ref().is_some_and(|related| !related.replicas.is_empty());
+        let way = match u32::try_from(days) {
+            Ok(days) if awaits => Step::AwaitReplicas { days },
+            _ => Step::ScheduleDeletion { due },
+        };
+        let state = step(call, keys, way)?;
         Ok(ScheduleKeyDeletionResponse {
             key_id: only(keys)?.arn_text.clone(),
-            deletion_date,
-            key_state: KeyState::PendingDeletion,
+            deletion_date: state.deletion(),
+            key_state: state.visible(),
             pending_window_in_days: days,
         })
     }

@@ -3,11 +3,15 @@
 mod aliases;
 mod crypto;
 mod grants;
+mod import;
+mod kem;
 mod keys;
 mod labels;
 mod pairs;
 mod policies;
+mod replicas;
 mod rotation;
+mod stores;
 
 use std::sync::Arc;
 

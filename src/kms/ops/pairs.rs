@@ -115,6 +115,7 @@ impl Operation for GetPublicKeyRequest {
             encryption_algorithms: key.row.encryption_algorithms(),
             signing_algorithms: key.row.signing_algorithms(),
             key_agreement_algorithms: key.row.key_agreement_algorithms(),
+            encapsulation_algorithms: key.row.encapsulation_algorithms(),
         })
     }
 }
@@ -367,7 +368,7 @@ impl Operation for DeriveSharedSecretRequest {
             key_id: key.arn_text.clone(),
             shared_secret,
             key_agreement_algorithm: "ECDH",
-            key_origin: "AWS_KMS",
+            key_origin: key.row.origin(),
         })
     }
 }

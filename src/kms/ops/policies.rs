@@ -8,7 +8,7 @@ use crate::kms::cache::Key;
 use crate::kms::call::{Call, Result, Subject};
 use crate::kms::events::Parameters;
 use crate::kms::operation::{InTable, Operation};
-use crate::kms::spec::{KeySpec, KeyUsage};
+use crate::kms::rows::Kind;
 use crate::kms::state::Needs;
 use crate::kms::wire::{
     GetKeyPolicyRequest, GetKeyPolicyResponse, ListKeyPoliciesRequest, ListKeyPoliciesResponse,
@@ -31,7 +31,7 @@ pub fn check_policy(policy: &str) -> std::result::Result<(), KmsError> {
 pub fn own_policy(
     call: &Call<'_, '_>,
     arn: &KeyArn,
-    kind: (KeySpec, KeyUsage),
+    kind: Kind,
     text: &str,
     bypass: bool,
 ) -> Result<KeyPolicy> {
@@ -114,13 +114,8 @@ impl Operation for PutKeyPolicyRequest {
         is_default(self.policy_name.as_deref())?;
         let key = only(keys)?;
         let mut row = key.row.clone();
-        row.policy = own_policy(
-            call,
-            &key.arn,
-            (row.spec, row.usage),
-            &self.policy,
-            self.bypass_policy_lockout_safety_check,
-        )?;
+        row.policy =
+            own_policy(call, &key.arn, row.kind(), &self.policy, self.bypass_policy_lockout_safety_check)?;
         rows::put_key(call.writer()?, &key.arn.key, &row)?;
         call.notes.changed = Some(key.arn_text.clone());
         Ok(())

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::import::expiration_model;
+use super::replicas::{not_updating, only_primary};
 use super::{bad_marker, key, limit, only, page, refused};
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Result, Subject};
-use crate::kms::events::Parameters;
+use crate::kms::events::{self, Parameters};
 use crate::kms::operation::{InTable, Operation};
-use crate::kms::rows::{self, KeyRow, Rotation, ScheduleRow};
+use crate::kms::related;
+use crate::kms::rows::{self, KeyRow, MaterialRow, Rotation, ScheduleRow};
 use crate::kms::schedule::{self, USUAL_PERIOD};
 use crate::kms::spec::KeySpec;
-use crate::kms::state::{Needs, State};
+use crate::kms::state::Needs;
 use crate::kms::wire::{
     DisableKeyRotationRequest, EnableKeyRotationRequest, GetKeyRotationStatusRequest,
     GetKeyRotationStatusResponse, KeyIdResponse, ListKeyRotationsRequest, ListKeyRotationsResponse,
@@ -29,15 +32,60 @@ fn moment(milliseconds: i64, arn: &str) -> Result<Timestamp> {
 /// Rotations on demand that a key has in its life.
 const MOST_ON_DEMAND: u32 = 25;
 
-/// The key of a request, if it is one that rotates.
-fn rotates(keys: &[Arc<Key>]) -> Result<&Arc<Key>> {
+/// The key of a request, if it is one that rotates, and its rotation its own to change.
+fn rotates<'k>(call: &Call<'_, '_>, keys: &'k [Arc<Key>]) -> Result<&'k Arc<Key>> {
     let key = only(keys)?;
     if key.row.spec == KeySpec::Symmetric {
+        not_updating(key)?;
+        only_primary(key, &call.region.region)?;
         return Ok(key);
     }
     let (arn, spec) = (&key.arn_text, key.row.spec.name());
     let message = format!("{arn} has the key spec {spec}; only symmetric encryption keys rotate.");
     Err(refused(KmsErrorKind::UnsupportedOperation, message))
+}
+
+/// Tells the other regions that the schedule of a primary key is another.
+fn shared(call: &mut Call<'_, '_>, key: &Key) -> Result<()> {
+    let region = &call.region.region;
+    related::changed(call.writer()?, region, &key.arn.key, key.row.clone())?;
+    call.shares = true;
+    Ok(())
+}
+
+/// The same for rotation by schedule, which imported material has none of.
+fn rotates_by_schedule<'k>(call: &Call<'_, '_>, keys: &'k [Arc<Key>]) -> Result<&'k Arc<Key>> {
+    let key = rotates(call, keys)?;
+    if key.row.import.is_none() {
+        return Ok(key);
+    }
+    let (arn, origin) = (&key.arn_text, key.row.origin());
+    let message = format!("{arn} origin is {origin} which is not valid for this operation.");
+    Err(refused(KmsErrorKind::UnsupportedOperation, message))
+}
+
+/// Makes the imported material that waits for it the current one. Answers the event.
+fn rotate_imported(call: &mut Call<'_, '_>, key: &Key, row: KeyRow) -> Result<Vec<u8>> {
+    let waiting = key.materials.iter().find(|(_, material)| material.rotation == Rotation::Pending);
+    let state = KmsErrorKind::InvalidState(key.row.state.visible());
+    let arn = &key.arn_text;
+    let Some((number, material)) = waiting.filter(|(_, material)| !material.sealed.is_empty()) else {
+        let message =
+            format!("{arn} has no key material that is pending rotation; import new key material first.");
+        return Err(refused(state, message));
+    };
+    if !related::everywhere(call.region, &key.row, &key.arn.key, *number)? {
+        let message =
+            format!("{arn} has replica keys that do not have the new key material; import it there first.");
+        return Err(refused(state, message));
+    }
+    let (region, now, id) = (call.region, call.now, &key.arn.key);
+    let how = Rotation::OnDemand;
+    let material = MaterialRow { rotation: how, since: now.as_millisecond(), ..material.clone() };
+    let tx = call.writer()?;
+    rows::put_material(tx, id, *number, &material)?;
+    related::changed(tx, &region.region, id, KeyRow { current: *number, ..row })?;
+    Ok(events::rotated(region, key, how.name().unwrap_or_default(), now)?)
 }
 
 impl Operation for EnableKeyRotationRequest {
@@ -61,7 +109,7 @@ impl Operation for EnableKeyRotationRequest {
     }
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<()> {
-        let key = rotates(keys)?;
+        let key = rotates_by_schedule(call, keys)?;
         let period = self.rotation_period_in_days.and_then(|days| u32::try_from(days).ok());
         let (period, now) = (period.unwrap_or(USUAL_PERIOD), call.now.as_millisecond());
         let tx = call.writer()?;
@@ -71,6 +119,7 @@ impl Operation for EnableKeyRotationRequest {
             None => ScheduleRow::from(now, period),
         };
         rows::set_schedule(tx, &key.arn.key, Some(&row), true)?;
+        shared(call, key)?;
         call.notes.changed = Some(key.arn_text.clone());
         Ok(())
     }
@@ -92,8 +141,9 @@ impl Operation for DisableKeyRotationRequest {
     }
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<()> {
-        let key = rotates(keys)?;
+        let key = rotates_by_schedule(call, keys)?;
         rows::set_schedule(call.writer()?, &key.arn.key, None, true)?;
+        shared(call, key)?;
         call.notes.changed = Some(key.arn_text.clone());
         Ok(())
     }
@@ -116,7 +166,7 @@ impl Operation for GetKeyRotationStatusRequest {
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
         let key = only(keys)?;
-        let going = matches!(key.row.state, State::PendingDeletion { .. });
+        let going = key.row.state.going();
         let schedule = rows::schedule(call.reader()?, &key.arn.key)?.filter(|_| !going);
         let next = schedule.map(|row| moment(row.next, &key.arn_text)).transpose()?;
         Ok(GetKeyRotationStatusResponse {
@@ -144,7 +194,7 @@ impl Operation for RotateKeyOnDemandRequest {
     }
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
-        let key = rotates(keys)?;
+        let key = rotates(call, keys)?;
         if key.row.on_demand >= MOST_ON_DEMAND {
             let message = format!(
                 "{} was rotated on demand {MOST_ON_DEMAND} times, and no more are allowed",
@@ -154,11 +204,25 @@ impl Operation for RotateKeyOnDemandRequest {
         }
         let row = KeyRow { on_demand: key.row.on_demand + 1, ..key.row.clone() };
         let (region, now) = (call.region, call.now);
-        let event = schedule::rotate(region, call.writer()?, key, row, now, Rotation::OnDemand)?;
+        let event = match row.import {
+            Some(_) => rotate_imported(call, key, row)?,
+            None => schedule::rotate(region, call.writer()?, key, row, now, Rotation::OnDemand)?,
+        };
         call.service_events.push(event);
+        call.shares = true;
         call.notes.changed = Some(key.arn_text.clone());
         Ok(KeyIdResponse { key_id: key.arn_text.clone() })
     }
+}
+
+/// KeyMaterialState.
+fn state_of(call: &Call<'_, '_>, key: &Key, number: u32, row: &MaterialRow) -> Result<&'static str> {
+    if row.rotation == Rotation::Pending {
+        let whole = !key.row.leads(&call.region.region)
+            || related::everywhere(call.region, &key.row, &key.arn.key, number)?;
+        return Ok(if whole { "PENDING_ROTATION" } else { "PENDING_MULTI_REGION_IMPORT_AND_ROTATION" });
+    }
+    Ok(if number == key.row.current { "CURRENT" } else { "NON_CURRENT" })
 }
 
 impl Operation for ListKeyRotationsRequest {
@@ -185,7 +249,7 @@ impl Operation for ListKeyRotationsRequest {
         }
     }
 
-    fn act(&self, _: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
+    fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {
         let key = only(keys)?;
         let limit = limit(self.limit, 100);
         let after = self.marker.as_ref().map(|m| m.parse::<u32>()).transpose().map_err(|_| bad_marker())?;
@@ -193,7 +257,7 @@ impl Operation for ListKeyRotationsRequest {
         let mut found: Vec<_> = key
             .materials
             .iter()
-            .filter(|(_, row)| all || row.rotation != Rotation::First)
+            .filter(|(_, row)| all || row.rotation.name().is_some())
             .filter(|(number, _)| after.is_none_or(|a| *number > a))
             .collect();
         let truncated = page(&mut found, limit);
@@ -202,10 +266,17 @@ impl Operation for ListKeyRotationsRequest {
         for (number, row) in found {
             let since = moment(row.since, &key.arn_text)?;
             let rotation_type = row.rotation.name();
+            let import = key.imports.get(number).filter(|_| key.row.spec == KeySpec::Symmetric);
+            let valid_to = import.and_then(|import| import.valid_to);
             rotations.push(RotationsListEntry {
                 key_id: key.arn.key.to_string(),
                 key_material_id: hex::encode(row.id),
-                key_material_state: if *number == key.row.current { "CURRENT" } else { "NON_CURRENT" },
+                key_material_description: import.map(|i| i.description.clone()).filter(|d| !d.is_empty()),
+                import_state: import
+                    .map(|_| if row.sealed.is_empty() { "PENDING_IMPORT" } else { "IMPORTED" }),
+                key_material_state: state_of(call, key, *number, row)?,
+                expiration_model: import.filter(|_| !row.sealed.is_empty()).map(expiration_model),
+                valid_to: valid_to.map(|due| moment(due, &key.arn_text)).transpose()?,
                 rotation_date: rotation_type.map(|_| since),
                 rotation_type,
             });

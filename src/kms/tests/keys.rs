@@ -83,7 +83,7 @@ fn a_waiting_period_ends_with_the_key_or_is_cancelled() {
     alias(&session, "alias/going", &going).unwrap();
     let answer = schedule(&session, &going, 7);
     assert_eq!(answer.key_state, KeyState::PendingDeletion);
-    assert_eq!(metadata(&session, &going).deletion_date, Some(answer.deletion_date));
+    assert_eq!(metadata(&session, &going).deletion_date, answer.deletion_date);
     schedule(&session, &staying, 7);
     bench.clock.days(6);
     session.call(CancelKeyDeletionRequest { key_id: staying.clone() }).unwrap();

@@ -343,8 +343,41 @@ fn a_row_without_a_spec_is_a_symmetric_key() {
     let session = bench.session();
     let key = make(&session);
     let blob = encrypt(&session, &key, b"x").unwrap();
-    crate::kms::rows::tests::write_first_version(session.region_service(), &key);
+    crate::kms::rows::tests::write_version(session.region_service(), &key, 1);
     let later = bench.another().root_session(&region()).unwrap();
     assert_eq!(metadata(&later, &key).key_spec, "SYMMETRIC_DEFAULT");
     assert_eq!(decrypt(&later, &blob).unwrap(), b"x");
+}
+
+#[test]
+fn a_secret_is_encapsulated_for_the_key_and_comes_back() {
+    let bench = Bench::new();
+    let session = bench.session();
+    for (spec, len) in [("ML_KEM_512", 768), ("ML_KEM_768", 1088), ("ML_KEM_1024", 1568)] {
+        let key = make_kind(&session, spec, "ENCAPSULATE_DECAPSULATE");
+        let described = json!(metadata(&session, &key));
+        assert_eq!(described["EncapsulationAlgorithms"], json!(["ML_KEM"]));
+        let body = json!({"KeyId": key, "EncapsulationAlgorithm": "ML_KEM"});
+        let made = super::json(&session, "Encapsulate", body.clone()).unwrap();
+        let ciphertext = bytes(&made["SharedSecretCiphertextBlob"]);
+        assert_eq!((ciphertext.len(), bytes(&made["SharedSecret"]).len()), (len, 32));
+        let open = |ciphertext: &[u8]| {
+            let mut body = body.clone();
+            body["SharedSecretCiphertextBlob"] = json!(base64(ciphertext));
+            super::json(&session, "Decapsulate", body)
+        };
+        assert_eq!(open(&ciphertext).unwrap()["SharedSecret"], made["SharedSecret"]);
+        // Whoever has the public key can do the same.
+        let public = session.call(GetPublicKeyRequest { key_id: key.clone(), ..Default::default() }).unwrap();
+        assert_eq!(json!(public)["EncapsulationAlgorithms"], json!(["ML_KEM"]));
+        let (outside, secret) = PublicKey::parse(&public.public_key).unwrap().encapsulate().unwrap();
+        assert_eq!(bytes(&open(&outside).unwrap()["SharedSecret"]), secret.expose());
+        // FIPS 203: a changed one gives another secret, one of another length is an error.
+        let changed: Vec<u8> = ciphertext.iter().map(|b| b ^ 1).collect();
+        assert_ne!(open(&changed).unwrap()["SharedSecret"], made["SharedSecret"]);
+        assert_eq!(kind(open(&ciphertext[1..])), KmsErrorKind::InvalidCiphertext);
+    }
+    let other = make_kind(&session, "RSA_2048", "ENCRYPT_DECRYPT");
+    let body = json!({"KeyId": other, "EncapsulationAlgorithm": "ML_KEM"});
+    assert_eq!(kind(super::json(&session, "Encapsulate", body)), KmsErrorKind::InvalidKeyUsage);
 }

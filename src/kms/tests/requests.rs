@@ -21,10 +21,10 @@ fn bad_requests_have_awss_errors() {
     for (operation, request, kind) in [
         ("CreateKey", json!({"KeySpec": "RSA_2048"}), KmsErrorKind::Validation),
         ("CreateKey", json!({"KeySpec": "SM2"}), KmsErrorKind::UnsupportedOperation),
-        ("CreateKey", json!({"KeySpec": "ML_KEM_768"}), KmsErrorKind::UnsupportedOperation),
+        ("CreateKey", json!({"KeySpec": "ML_KEM_768"}), KmsErrorKind::Validation),
         ("CreateKey", json!({"KeySpec": "DES"}), KmsErrorKind::Validation),
         ("CreateKey", json!({"KeyUsage": "SIGN_VERIFY"}), KmsErrorKind::Validation),
-        ("CreateKey", json!({"MultiRegion": true}), KmsErrorKind::UnsupportedOperation),
+        ("CreateKey", json!({"Origin": "AWS_CLOUDHSM"}), KmsErrorKind::UnsupportedOperation),
         ("CreateKey", json!({"Tags": [{"TagKey": "aws:x", "TagValue": ""}]}), KmsErrorKind::Tag),
         ("DescribeKey", json!({}), KmsErrorKind::Validation),
         ("DescribeKey", json!({"KeyId": 5}), KmsErrorKind::Serialization),

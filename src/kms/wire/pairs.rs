@@ -154,6 +154,8 @@ response! {
         #[serde(skip_serializing_if = "Vec::is_empty")] signing_algorithms: Vec<&'static str>,
         /// If it is for that.
         #[serde(skip_serializing_if = "Vec::is_empty")] key_agreement_algorithms: Vec<&'static str>,
+        /// If it is for that.
+        #[serde(skip_serializing_if = "Vec::is_empty")] encapsulation_algorithms: Vec<&'static str>,
     }
 }
 response! {
@@ -213,7 +215,7 @@ response! {
         #[serde(with = "blob_secret")] shared_secret: SecretVec,
         /// ECDH.
         key_agreement_algorithm: &'static str,
-        /// AWS_KMS.
+        /// AWS_KMS or EXTERNAL.
         key_origin: &'static str,
     }
 }
