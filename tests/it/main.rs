@@ -4,6 +4,7 @@ mod cli;
 mod cli_grants;
 mod clients;
 mod export;
+mod cli_import;
 mod fake;
 mod kms_kill;
 mod model;

@@ -1,6 +1,8 @@
 //! `kmsfs key`: KMS keys, as AWS's operations make and change them.
 
 mod grant;
+mod import;
+mod replicate;
 
 use jiff::Timestamp;
 
@@ -51,6 +53,14 @@ enum Verb {
     ScheduleDeletion(Schedule),
     /// Keeps a key that waits for deletion; it is then disabled (CancelKeyDeletion)
     CancelDeletion(Named),
+    /// Gives a key of origin EXTERNAL its material (GetParametersForImport, ImportKeyMaterial)
+    Import(import::Import),
+    /// Takes imported material away: files under the key do not open until it is imported again
+    DeleteImportedMaterial(import::Delete),
+    /// Copies a multi-Region key into another region (ReplicateKey)
+    Replicate(replicate::Replicate),
+    /// Makes the replica in another region the primary key (UpdatePrimaryRegion)
+    UpdatePrimaryRegion(replicate::UpdatePrimary),
     /// Prints a key's policy (GetKeyPolicy)
     Policy(Named),
     /// Lets somebody use a key for some operations, beside its policy
@@ -68,9 +78,15 @@ struct Create {
     /// What kind of key: SYMMETRIC_DEFAULT, RSA_2048, ECC_NIST_P256, HMAC_256, ML_DSA_65 ...
     #[arg(long)]
     key_spec: Option<String>,
-    /// What it does: ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC or KEY_AGREEMENT
+    /// What it does: ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC, KEY_AGREEMENT or ENCAPSULATE_DECAPSULATE
     #[arg(long)]
     key_usage: Option<String>,
+    /// AWS_KMS, or EXTERNAL: without material, which `kmsfs key import` gives it
+    #[arg(long)]
+    origin: Option<String>,
+    /// Make a multi-Region primary key, which `kmsfs key replicate` copies
+    #[arg(long)]
+    multi_region: bool,
     /// Label, of which a key may have several
     #[arg(long, value_name = "NAME=VALUE", value_parser = tag)]
     tag: Vec<Tag>,
@@ -197,6 +213,10 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
                 answer.key_id
             ))
         }
+        Verb::Import(args) => import::import(&session, args),
+        Verb::DeleteImportedMaterial(args) => import::delete(&session, args),
+        Verb::Replicate(args) => replicate::replicate(&session, args),
+        Verb::UpdatePrimaryRegion(args) => replicate::update_primary(&session, args),
         Verb::Policy(args) => policy(&session, args),
         Verb::Grant(args) => grant::run(&session, args),
     }
@@ -213,6 +233,8 @@ fn create(session: &Session, args: &Create) -> Result<()> {
         description: args.description.clone(),
         key_spec: args.key_spec.clone(),
         key_usage: args.key_usage.clone(),
+        origin: args.origin.clone(),
+        multi_region: args.multi_region.then_some(true),
         tags: args.tag.clone(),
         ..CreateKeyRequest::default()
     };
@@ -243,14 +265,25 @@ fn show(session: &Session, key: &KeyMetadata) -> Result<()> {
         ("manager", key.key_manager.to_owned()),
         ("spec", key.key_spec.to_owned()),
         ("usage", key.key_usage.to_owned()),
+        ("origin", key.origin.to_owned()),
         ("made", time(key.creation_date)),
     ];
+    facts.extend(key.valid_to.map(|date| ("material is erased", time(date))));
+    if let Some(family) = &key.multi_region_configuration {
+        facts.push(("multi-Region", family.multi_region_key_type.to_owned()));
+        facts.push(("primary key", family.primary_key.region.clone()));
+        let replicas: Vec<_> = family.replica_keys.iter().map(|key| key.region.as_str()).collect();
+        facts.push(("replicas", if replicas.is_empty() { "-".to_owned() } else { replicas.join(" ") }));
+    }
     facts.extend(key.current_key_material_id.clone().map(|id| ("key material", id)));
     if !key.description.is_empty() {
         facts.push(("description", key.description.clone()));
     }
     if let Some(date) = key.deletion_date {
         facts.push(("is deleted", time(date)));
+    }
+    if let Some(days) = key.pending_deletion_window_in_days {
+        facts.push(("is deleted", format!("{days} days after its last replica")));
     }
     output::facts(&facts)
 }
@@ -379,11 +412,13 @@ fn rotations(session: &Session, args: &Named) -> Result<()> {
         [
             rotation.key_material_id.clone(),
             rotation.key_material_state.to_owned(),
+            rotation.import_state.unwrap_or("-").to_owned(),
             rotation.rotation_date.map_or_else(|| "-".to_owned(), time),
-            rotation.rotation_type.unwrap_or("first").to_owned(),
+            // The first came by none, and what waits for one has not come.
+            rotation.rotation_type.unwrap_or("-").to_owned(),
         ]
     });
-    output::table(["KEY MATERIAL", "STATE", "SINCE", "ROTATION"], &rows.collect::<Vec<_>>())
+    output::table(["KEY MATERIAL", "STATE", "IMPORT", "SINCE", "ROTATION"], &rows.collect::<Vec<_>>())
 }
 
 fn schedule(session: &Session, args: &Schedule) -> Result<()> {

@@ -9,7 +9,6 @@ use crate::iam::{KeyArn, KeyId, KeyPolicy, Region};
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Result, Subject};
 use crate::kms::events::Parameters;
-use crate::kms::imported::Import;
 use crate::kms::operation::{InTable, Operation};
 use crate::kms::region::Core;
 use crate::kms::related::{self, New};
@@ -135,9 +134,7 @@ impl Operation for ReplicateKeyRequest {
         call.notes.changed = Some(arn.to_string());
         call.note(&arn);
         // What it will be; whether it is there by the time of the answer, `finish` looks.
-        let import = row.import.clone().map(|_| Import { recogniser: Vec::new() });
-        let row =
-            KeyRow { created: call.now.as_millisecond(), description, import, state: State::Enabled, ..row };
+        let row = KeyRow { created: call.now.as_millisecond(), description, state: State::Enabled, ..row };
         let mut metadata = describe(&arn, &row, &key.materials, &Default::default())?;
         metadata.key_state = KeyState::Creating;
         metadata.enabled = false;

@@ -393,3 +393,101 @@ fn ordinary_keys_never_leave_their_region() {
     assert_eq!(kind(decrypt(&there, &blob)), Some(KmsErrorKind::AccessDenied));
     assert!(there.call(ListKeysRequest::default()).unwrap().keys.is_empty());
 }
+
+/// What is tried at random, by the number of a region.
+#[derive(Debug, Clone)]
+enum Act {
+    Replicate(usize, usize),
+    Promote(usize, usize),
+    Rotate(usize),
+    Encrypt(usize),
+    Schedule(usize),
+    Cancel(usize),
+    Wait(i64),
+    /// Work over two stores ends at a place in this region from now on, or no more.
+    Stop(usize, Option<&'static str>),
+}
+
+fn act() -> impl proptest::strategy::Strategy<Value = Act> {
+    use proptest::prelude::*;
+    let at = || 0..3usize;
+    let place = prop_oneof![Just(None), Just(Some("intended")), Just(Some("carried out"))];
+    prop_oneof![
+        4 => (at(), at()).prop_map(|(a, b)| Act::Replicate(a, b)),
+        3 => (at(), at()).prop_map(|(a, b)| Act::Promote(a, b)),
+        3 => at().prop_map(Act::Rotate),
+        3 => at().prop_map(Act::Encrypt),
+        2 => at().prop_map(Act::Schedule),
+        1 => at().prop_map(Act::Cancel),
+        2 => (1..9i64).prop_map(Act::Wait),
+        4 => (at(), place).prop_map(|(a, place)| Act::Stop(a, place)),
+    ]
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    /// Whatever is tried, and wherever the work over two stores ends on the way: once it may go on, all keys that are
+    /// there agree, one of them is the primary, and each opens what any of them sealed.
+    #[test]
+    fn related_keys_agree_in_the_end(acts in proptest::collection::vec(act(), 1..40)) {
+        let three = Three::new();
+        let sessions = ["us-east-1", OTHERS[0], OTHERS[1]].map(|name| three.at(name));
+        let key = primary(&sessions[0]);
+        let mut blobs = Vec::new();
+        for act in &acts {
+            match *act {
+                Act::Replicate(a, b) => drop(replicate(&sessions[a], &key, sessions[b].region().as_str())),
+                Act::Promote(a, b) => drop(promote(&sessions[a], &key, sessions[b].region().as_str())),
+                Act::Rotate(a) => drop(rotate(&sessions[a], &key)),
+                Act::Encrypt(a) => blobs.extend(encrypt(&sessions[a], &key, b"x")),
+                Act::Schedule(a) => {
+                    let request =
+                        ScheduleKeyDeletionRequest { key_id: key.clone(), pending_window_in_days: Some(7) };
+                    drop(sessions[a].call(request));
+                }
+                Act::Cancel(a) => {
+                    drop(sessions[a].call(CancelKeyDeletionRequest { key_id: key.clone() }));
+                    drop(sessions[a].call(EnableKeyRequest { key_id: key.clone() }));
+                }
+                Act::Wait(days) => {
+                    three.bench.clock.days(days);
+                    three.bench.kms.tick();
+                }
+                Act::Stop(a, place) => *sessions[a].region_service().stops.lock() = place,
+            }
+        }
+        for session in &sessions {
+            *session.region_service().stops.lock() = None;
+        }
+        // A message may have to go by way of the region that was the primary before.
+        for _ in 0..4 {
+            three.bench.kms.tick();
+        }
+        let told = |session: &Session| {
+            let request = DescribeKeyRequest { key_id: key.clone(), ..DescribeKeyRequest::default() };
+            session.call(request).ok().map(|answer| answer.key_metadata)
+        };
+        let there: Vec<_> = sessions.iter().filter_map(|s| told(s).map(|m| (s, m))).collect();
+        let mut regions: Vec<_> = there.iter().map(|(s, _)| s.region().to_string()).collect();
+        regions.sort();
+        let mut primaries = 0;
+        for (session, metadata) in &there {
+            let family = metadata.multi_region_configuration.as_ref().unwrap();
+            primaries += usize::from(family.multi_region_key_type == "PRIMARY");
+            let mut named: Vec<_> = family.replica_keys.iter().map(|key| key.region.clone()).collect();
+            named.push(family.primary_key.region.clone());
+            named.sort();
+            proptest::prop_assert_eq!(&named, &regions, "{}", session.region());
+            proptest::prop_assert!(metadata.key_state != KeyState::Updating);
+            proptest::prop_assert_eq!(materials(session, &key), materials(there[0].0, &key));
+            proptest::prop_assert_eq!(&metadata.current_key_material_id, &there[0].1.current_key_material_id);
+            if metadata.enabled {
+                for blob in &blobs {
+                    proptest::prop_assert_eq!(decrypt(session, blob).unwrap(), b"x");
+                }
+            }
+            proptest::prop_assert!(session.verify_log(None).is_ok());
+        }
+        proptest::prop_assert!(there.is_empty() || primaries == 1, "{} primaries", primaries);
+    }
+}
