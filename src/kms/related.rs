@@ -74,12 +74,15 @@ pub struct New {
     pub tags: Vec<(String, String)>,
 }
 
+/// Names one making of a replica.
+type Making = [u8; 16];
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum What {
     /// The target gets what is shared; with `new`, the key itself. The number names this making of it.
-    Push { new: Option<([u8; 16], New)> },
-    /// The replica here is deleted.
-    Gone,
+    Push { new: Option<(Making, New)> },
+    /// The replica here is deleted, of this making. Beside the target these may know of the primary.
+    Gone { making: Option<Making>, others: Vec<String> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +100,10 @@ fn intend(tx: &mut dyn WriteTx, id: &KeyId, region: &str, what: What) -> Result<
     Ok(tx.put(INTENTS, &place(id, region), &rows::encode(ROW_VERSION, &intent)?)?)
 }
 
+fn standing(tx: &dyn ReadTx, id: &KeyId, region: &str) -> Result<Option<Intent>, KmsError> {
+    tx.get(INTENTS, &place(id, region))?.map(|row| rows::decode("an intent", &row)).transpose()
+}
+
 /// Counts a change of what is shared, and intends to tell the others: `told` and the `new` one. Writes the row.
 fn share(
     tx: &mut dyn WriteTx,
@@ -109,10 +116,9 @@ fn share(
         related.epoch += 1;
         for region in told {
             // An intent that still has to make the key keeps doing so.
-            let before = tx.get(INTENTS, &place(id, region))?;
-            let new = match before.map(|row| rows::decode::<Intent>("an intent", &row)).transpose()? {
+            let new = match standing(tx, id, region)? {
                 Some(Intent { what: What::Push { new }, .. }) => new,
-                Some(Intent { what: What::Gone, .. }) | None => None,
+                Some(Intent { what: What::Gone { .. }, .. }) | None => None,
             };
             intend(tx, id, region, What::Push { new })?;
         }
@@ -178,7 +184,12 @@ pub fn deleted(tx: &mut dyn WriteTx, id: &KeyId, row: &KeyRow, region: &Region) 
     for other in related.regions() {
         tx.delete(INTENTS, &place(id, other))?;
     }
-    if related.primary == region.as_str() { Ok(()) } else { intend(tx, id, &related.primary, What::Gone) }
+    if related.primary == region.as_str() {
+        return Ok(());
+    }
+    let others = related.replicas.iter().filter(|other| *other != region.as_str()).cloned().collect();
+    let making = tx.get(REPLICATED, &rows::packed(id))?.and_then(|making| making.try_into().ok());
+    intend(tx, id, &related.primary, What::Gone { making, others })
 }
 
 /// What is shared of a key, out of its memory.
@@ -224,9 +235,9 @@ pub fn settle(core: &Core) -> Result<(), KmsError> {
             let other = core.siblings.asked_for(&region)?;
             match intent.what {
                 What::Push { ref new } => push(core, &other, &id, new.as_ref())?,
-                What::Gone => {
-                    if let Some(next) = gone(core, &other, &id)? {
-                        return redirect(core, &at, &value, &id, &next);
+                What::Gone { making, ref others } => {
+                    if let Some((next, others)) = gone(core, &other, &id, making, others)? {
+                        return redirect(core, &at, &value, &id, (&next, What::Gone { making, others }));
                     }
                     // The other replicas are told by their primary, which may not be open anywhere else.
                     settle(&other)?;
@@ -259,39 +270,87 @@ fn finish(core: &Core, at: &[u8], value: &[u8], id: &KeyId, region: &Region) -> 
     Ok(tx.commit()?)
 }
 
-/// Tells another primary than the one that was known.
-fn redirect(core: &Core, at: &[u8], value: &[u8], id: &KeyId, region: &str) -> Result<(), KmsError> {
+/// Tells another region than the one that was thought to have the primary.
+fn redirect(
+    core: &Core,
+    at: &[u8],
+    value: &[u8],
+    id: &KeyId,
+    (region, what): (&str, What),
+) -> Result<(), KmsError> {
     let mut tx = core.store.write(Durability::Synced)?;
     if tx.get(INTENTS, at)?.as_deref() == Some(value) {
         tx.delete(INTENTS, at)?;
-        intend(&mut *tx, id, region, What::Gone)?;
+        intend(&mut *tx, id, region, what)?;
         tx.commit()?;
     }
     Ok(())
 }
 
-/// Removes a deleted replica of `here` from its primary in `other`. Some: the primary is there instead.
-fn gone(here: &Core, other: &Core, id: &KeyId) -> Result<Option<String>, KmsError> {
+/// A key's pending deletion as it fits to whether it leads others: a primary that has replicas waits for them.
+fn fitting(core: &Core, tx: &mut dyn WriteTx, id: &KeyId, row: KeyRow) -> Result<KeyRow, KmsError> {
+    let waits = row.leads(&core.region) && row.related.as_ref().is_some_and(|r| !r.replicas.is_empty());
+    let now = core.now();
+    let state = match row.state {
+        State::PendingDeletion { due } if waits => {
+            rows::delete_due(tx, due, id)?;
+            let days = (due - now).max(0).unsigned_abs().div_ceil(DAY.unsigned_abs()).max(1);
+            State::PendingReplicaDeletion { days: u32::try_from(days).unwrap_or(30) }
+        }
+        State::PendingReplicaDeletion { days } if !waits => {
+            let due = now + i64::from(days) * DAY;
+            rows::put_due(tx, due, id)?;
+            State::PendingDeletion { due }
+        }
+        other => other,
+    };
+    Ok(KeyRow { state, ..row })
+}
+
+/// Removes a deleted replica of `here` from its primary in `other`. Some: that is not the primary's region; the next to
+/// be told, and who else may know.
+fn gone(
+    here: &Core,
+    other: &Core,
+    id: &KeyId,
+    making: Option<Making>,
+    others: &[String],
+) -> Result<Option<(String, Vec<String>)>, KmsError> {
     let mut tx = other.store.write(Durability::Synced)?;
-    let Some(key) = Key::load(&*tx, &other.region, id)? else { return Ok(None) };
-    let mut row = key.row.clone();
-    let Some(related) = &mut row.related else { return Ok(None) };
-    if related.primary != other.region.as_str() {
-        return Ok(Some(related.primary.clone()).filter(|primary| primary != here.region.as_str()));
+    let key = Key::load(&*tx, &other.region, id)?;
+    let Some((key, related)) = key.and_then(|key| key.row.related.clone().map(|related| (key, related)))
+    else {
+        return Ok(others.split_first().map(|(next, rest)| (next.clone(), rest.to_vec())));
+    };
+    let (gone, own) = (here.region.to_string(), other.region.to_string());
+    if related.primary != own && related.primary != gone {
+        let rest = others.iter().filter(|other| **other != related.primary).cloned().collect();
+        return Ok(Some((related.primary, rest)));
     }
-    if !related.replicas.iter().any(|replica| replica == here.region.as_str()) {
+    // Made again since: it is another one that is gone.
+    let made_again = match standing(&*tx, id, &gone)? {
+        Some(Intent { what: What::Push { new: Some((next, _)) }, .. }) => Some(next) != making,
+        _ => rows::key(&*here.store.read()?, id)?.is_some(),
+    };
+    if made_again {
         return Ok(None);
     }
-    related.replicas.retain(|replica| replica != here.region.as_str());
-    if let State::PendingReplicaDeletion { days } = row.state
-        && related.replicas.is_empty()
-    {
-        let due = other.now() + i64::from(days) * DAY;
-        row.state = State::PendingDeletion { due };
-        rows::put_due(&mut *tx, due, id)?;
+    let regions = || related.regions().filter(|region| **region != gone && **region != own).cloned();
+    let taken_back = related.primary == gone;
+    if !taken_back && !related.replicas.contains(&gone) {
+        return Ok(None);
     }
-    let told = related.replicas.clone();
-    share(&mut *tx, id, row, &told, None)?;
+    // A key that was to become the primary and went before it knew: this one leads again.
+    let replicas: Vec<String> = regions().collect();
+    let epoch = related.epoch;
+    let row = KeyRow {
+        related: Some(Related { primary: own, replicas: replicas.clone(), epoch, updating: false }),
+        ..key.row.clone()
+    };
+    let row = fitting(other, &mut *tx, id, row)?;
+    let schedule = rows::schedule(&*tx, id)?;
+    rows::set_schedule(&mut *tx, id, schedule.as_ref(), row.state == State::Enabled)?;
+    share(&mut *tx, id, row, &replicas, None)?;
     synchronised(other, tx, &key)?;
     Ok(None)
 }
@@ -307,7 +366,7 @@ fn synchronised(core: &Core, mut tx: Box<dyn WriteTx + '_>, key: &Key) -> Result
 }
 
 /// Brings the key in `other` in line with the one here.
-fn push(here: &Core, other: &Core, id: &KeyId, new: Option<&([u8; 16], New)>) -> Result<(), KmsError> {
+fn push(here: &Core, other: &Core, id: &KeyId, new: Option<&(Making, New)>) -> Result<(), KmsError> {
     let Some(shared) = shared(here, &*here.store.read()?, id)? else { return Ok(()) };
     let mut tx = other.store.write(Durability::Synced)?;
     let account = shared.row.account.parse().map_err(|_| rows::damaged("a key's account"))?;
@@ -372,6 +431,7 @@ fn take(
         related: Some(related),
         ..row
     };
+    let row = fitting(core, tx, id, row)?;
     let own = rows::materials(tx, id)?;
     for (number, theirs, opened) in &shared.materials {
         let standing = own.iter().find(|(n, _)| n == number).map(|(_, row)| row);

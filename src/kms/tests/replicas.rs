@@ -425,11 +425,11 @@ fn act() -> impl proptest::strategy::Strategy<Value = Act> {
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
     /// Whatever is tried, and wherever the work over two stores ends on the way: once it may go on, all keys that are
     /// there agree, one of them is the primary, and each opens what any of them sealed.
     #[test]
-    fn related_keys_agree_in_the_end(acts in proptest::collection::vec(act(), 1..40)) {
+    fn related_keys_agree_in_the_end(acts in proptest::collection::vec(act(), 1..60)) {
         let three = Three::new();
         let sessions = ["us-east-1", OTHERS[0], OTHERS[1]].map(|name| three.at(name));
         let key = primary(&sessions[0]);
