@@ -330,6 +330,10 @@ impl Call<'_, '_> {
             context.set("kms:KeyOrigin", origin);
             context.set("kms:MultiRegion", key.key.multi_region.to_string());
             if let Some(stored) = stored {
+                if stored.row.related.is_some() {
+                    let leads = stored.row.leads(&stored.arn.region);
+                    context.set("kms:MultiRegionKeyType", if leads { "PRIMARY" } else { "REPLICA" });
+                }
                 for (name, value) in &stored.row.tags {
                     context.set(&format!("aws:ResourceTag/{name}"), value.as_str());
                 }

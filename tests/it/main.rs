@@ -2,9 +2,9 @@
 
 mod cli;
 mod cli_grants;
+mod cli_import;
 mod clients;
 mod export;
-mod cli_import;
 mod fake;
 mod kms_kill;
 mod model;

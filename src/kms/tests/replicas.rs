@@ -394,6 +394,42 @@ fn ordinary_keys_never_leave_their_region() {
     assert!(there.call(ListKeysRequest::default()).unwrap().keys.is_empty());
 }
 
+#[test]
+fn policies_see_regions_and_which_key_is_the_primary() {
+    let three = Three::new();
+    let (here, there) = (three.at("us-east-1"), three.at("eu-west-1"));
+    let deny = |action: &str, key: &str, value: &str| {
+        serde_json::json!({"Effect": "Deny", "Principal": "*", "Action": action, "Resource": "*",
+            "Condition": {"StringEquals": {key: value}}})
+    };
+    let root = format!("arn:aws:iam::{ACCOUNT}:root");
+    let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": root}, "Action": "kms:*", "Resource": "*"},
+        deny("kms:ReplicateKey", "kms:ReplicaRegion", "ap-south-1"),
+        deny("kms:UpdatePrimaryRegion", "kms:PrimaryRegion", "eu-west-1"),
+        deny("kms:Encrypt", "kms:MultiRegionKeyType", "REPLICA"),
+    ]})
+    .to_string();
+    let key = primary(&here);
+    let put = |session: &Session| {
+        let (key_id, policy) = (key.clone(), policy.clone());
+        session.call(PutKeyPolicyRequest { key_id, policy, ..PutKeyPolicyRequest::default() }).unwrap();
+    };
+    put(&here);
+    assert_eq!(kind(replicate(&here, &key, "ap-south-1")), Some(KmsErrorKind::AccessDenied));
+    replicate(&here, &key, "eu-west-1").unwrap();
+    // The policy is each one's own, and both must allow a move.
+    assert!(encrypt(&there, &key, b"x").is_ok());
+    assert_eq!(kind(promote(&here, &key, "eu-west-1")), Some(KmsErrorKind::AccessDenied));
+    put(&there);
+    assert_eq!(kind(encrypt(&there, &key, b"x")), Some(KmsErrorKind::AccessDenied));
+    assert!(encrypt(&here, &key, b"x").is_ok());
+    let usual = super::policies::DEFAULT.to_owned();
+    let request = PutKeyPolicyRequest { key_id: key.clone(), policy: usual, ..Default::default() };
+    here.call(request).unwrap();
+    assert_eq!(kind(promote(&here, &key, "eu-west-1")), Some(KmsErrorKind::AccessDenied));
+}
+
 /// What is tried at random, by the number of a region.
 #[derive(Debug, Clone)]
 enum Act {
