@@ -13,6 +13,8 @@ pub type Page = [u8; PAGE as usize];
 
 /// Holes are allowed.
 pub const SPARSE: u16 = 1;
+/// Not a file of a volume: made with a public key alone ([`super::sealed`]).
+pub const SEALED: u16 = 4;
 
 const MAGIC: &[u8; 8] = b"KMSFSFIL";
 const FORMAT: u16 = super::FORMAT_VERSION as u16;
@@ -31,7 +33,7 @@ pub struct WrappedKey {
 /// What page 0 says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// [`SPARSE`] or 0.
+    /// [`SPARSE`] or 0; [`SEALED`] outside of volumes.
     pub flags: u16,
     /// Generation of the content key for new writes.
     pub generation: u16,
@@ -84,8 +86,26 @@ impl Header {
         Ok(page)
     }
 
-    /// Reads a page. Nothing is authenticated yet: [`Self::verify`] needs the data key.
+    /// Reads a page of a volume's file. Nothing is authenticated yet: [`Self::verify`] needs the data key.
     pub fn parse(page: &[u8]) -> Result<Self> {
+        if is_sealed(page) {
+            return Err(VolumeError::damaged(
+                "the file is not of this volume: it was made with a public key by `kmsfs encrypt`, and \
+                 `kmsfs decrypt` opens it",
+            ));
+        }
+        Self::read(page, SPARSE)
+    }
+
+    /// Reads page 0 of a sealed file, as [`Self::parse`] does a volume's.
+    pub fn parse_sealed(page: &[u8]) -> Result<Self> {
+        if page.len() == PAGE as usize && &page[..8] == MAGIC && !is_sealed(page) {
+            return Err(VolumeError::damaged("the file belongs to a volume; read it through its mount"));
+        }
+        Self::read(page, SEALED)
+    }
+
+    fn read(page: &[u8], known: u16) -> Result<Self> {
         let bad = |what: &str| VolumeError::damaged(format!("the file's header {what}"));
         if page.len() != PAGE as usize {
             return Err(bad("is shorter than a page"));
@@ -97,7 +117,7 @@ impl Header {
             return Err(bad(&format!("has format {}, known is {FORMAT}", u16_at(page, 8))));
         }
         let flags = u16_at(page, 10);
-        if flags & !SPARSE != 0 {
+        if flags & !known != 0 {
             return Err(bad(&format!(
                 "has flags {flags:#x} that this version does not know; use a newer kmsfs"
             )));
@@ -153,6 +173,11 @@ impl Header {
         mac::verify_hmac_sha256(keys.header(), &[&page[..MAC_AT]], &page[MAC_AT..KEYS_AT])
             .map_err(|_| VolumeError::damaged("the file's header was changed"))
     }
+}
+
+/// True if the bytes begin as a sealed file does.
+pub fn is_sealed(start: &[u8]) -> bool {
+    start.len() >= 12 && &start[..8] == MAGIC && u16_at(start, 10) & SEALED != 0
 }
 
 /// True for a page (or a cut one) of nothing but zeros.

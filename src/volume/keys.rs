@@ -80,10 +80,19 @@ pub struct FileKeys {
 impl FileKeys {
     /// Derives them.
     pub fn derive(data: DataKey, volume: &VolumeKeys, file: &FileId) -> Result<Self> {
+        Self::derive_with(data, volume.file_salt.clone(), &volume.id, file)
+    }
+
+    /// Derives those of a sealed file, which has no volume: no salt (RFC 5869 takes zeros for it), a volume id of
+    /// zeros. A volume's salt is secret and random, so keys of the two never meet.
+    pub fn derive_sealed(data: DataKey, file: &FileId) -> Result<Self> {
+        Self::derive_with(data, Secret::new([0; 32]), &[0; 16], file)
+    }
+
+    fn derive_with(data: DataKey, salt: Secret<32>, volume: &VolumeId, file: &FileId) -> Result<Self> {
         let mut info = [0; 33];
-        info[1..17].copy_from_slice(&volume.id);
+        info[1..17].copy_from_slice(volume);
         info[17..].copy_from_slice(file);
-        let salt = volume.file_salt.clone();
         let header = kdf::hkdf(data.expose(), salt.expose(), &[labels::FILE_HEADER, &info])?;
         let commitment = kdf::hkdf::<32>(data.expose(), salt.expose(), &[labels::FILE_COMMITMENT, &info])?;
         let commitment = *commitment.expose();

@@ -24,6 +24,7 @@ mod nodes;
 mod recover;
 #[cfg(test)]
 mod sample;
+pub mod sealed;
 mod tree;
 mod types;
 

@@ -7,6 +7,7 @@
 
 mod ecc;
 mod native;
+mod pem;
 mod pq;
 mod rsa;
 mod spec;

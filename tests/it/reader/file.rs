@@ -26,6 +26,13 @@ impl FileKeys {
         Self { data_key, salt: keys.file_salt, ids }
     }
 
+    /// Of a file without a volume.
+    pub fn sealed(data_key: [u8; 32], file_id: &[u8]) -> Self {
+        let mut ids = [0; 32];
+        ids[16..].copy_from_slice(file_id);
+        Self { data_key, salt: [0; 32], ids }
+    }
+
     fn sub(&self, label: &str, generation: &[u8]) -> [u8; 32] {
         hkdf(&self.data_key, &self.salt, &[label.as_bytes(), &[0], &self.ids, generation].concat())
     }
@@ -122,7 +129,7 @@ fn file_keys(volume: &Volume, page: &[u8], id: &[u8; 16]) -> Result<FileKeys> {
 }
 
 /// A block's plaintext up to its length.
-fn open_block(keys: &FileKeys, number: usize, page: &[u8]) -> Result<Vec<u8>> {
+pub fn open_block(keys: &FileKeys, number: usize, page: &[u8]) -> Result<Vec<u8>> {
     let (length, generation) = (u16_at(page, 28), u16_at(page, 30));
     if !(1..=BLOCK).contains(&usize::from(length)) {
         return Err(format!("block {number}: length"));

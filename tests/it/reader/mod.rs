@@ -7,6 +7,7 @@ mod file;
 mod fresh;
 mod handmade;
 mod primitives;
+mod sealed;
 mod volume;
 mod xattr;
 
