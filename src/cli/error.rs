@@ -151,7 +151,9 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         KmsErrorKind::InvalidState(crate::kms::KeyState::PendingDeletion) => {
             "; `kmsfs key cancel-deletion` keeps it"
         }
-        KmsErrorKind::InvalidCiphertext => "; give the same --context as when it was made",
+        KmsErrorKind::InvalidCiphertext => {
+            "; give the same --context as when it was made, and of a public key's ciphertext the key that is its own"
+        }
         KmsErrorKind::AlreadyExists => "; `kmsfs alias list` shows it",
         KmsErrorKind::InvalidGrantId => "; `kmsfs key grant list` shows the grants of a key",
         KmsErrorKind::DependencyTimeout => "; try again",

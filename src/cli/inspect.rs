@@ -1,4 +1,4 @@
-//! `kmsfs inspect`: one file's envelope, read through the mount.
+//! `kmsfs inspect`: one file's envelope, read through the mount; or a sealed file's header.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,10 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::error::{CliError, Result};
-use super::output;
+use super::{output, outside};
 use crate::iam::KeyArn;
 use crate::kms::blob::CiphertextBlob;
+use crate::volume::header::Header;
 use crate::volume::{Envelope, EnvelopeKey};
 
 /// The attribute in which a mount shows a file's envelope.
@@ -22,7 +23,7 @@ const MAX_LEN: usize = 64 * 1024;
 /// Shows a file's envelope: data key, KMS key, key material, encryption context
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A file, seen through a mount
+    /// A file, seen through a mount, or one that `kmsfs encrypt --public-key` made
     file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -58,7 +59,14 @@ impl ShownKey {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<()> {
-    let mut envelope = read(&args.file)?;
+    let mut envelope = match read(&args.file) {
+        // No envelope: nothing of a volume, then.
+        Err(error @ CliError::Failed(_)) => match outside::look(&args.file)? {
+            Some(sealed) => return show_sealed(sealed, args.json),
+            None => return Err(error),
+        },
+        read => read?,
+    };
     let keys: Vec<ShownKey> =
         std::mem::take(&mut envelope.data_keys).into_iter().map(ShownKey::new).collect();
     if !args.json {
@@ -75,7 +83,7 @@ fn read(file: &Path) -> Result<Envelope> {
     let len = rustix::fs::getxattr(file, ATTRIBUTE, &mut value[..]).map_err(|e| match e {
         Errno::NODATA | Errno::OPNOTSUPP => CliError::Failed(format!(
             "{} has no envelope: it is not a regular file seen through a mount of kmsfs, or is still empty and \
-             unwritten",
+             unwritten, and `kmsfs encrypt --public-key` did not make it",
             file.display()
         )),
         e => CliError::io("cannot read the envelope of", file, e.into()),
@@ -100,6 +108,49 @@ fn show(envelope: &Envelope, keys: &[ShownKey]) -> Result<()> {
         facts.push(("region", or(&key.region)));
         facts.push(("key material", or(&key.key_material_id)));
         facts.push(("wrapped data key", shorten(&key.ciphertext)));
+    }
+    output::facts(&facts)
+}
+
+/// A sealed file's header, as printed for scripts.
+#[derive(Serialize)]
+struct ShownSeal {
+    file_id: String,
+    /// None if the end is not the page that tells it.
+    size: Option<u64>,
+    key_commitment: String,
+    data_keys: Vec<EnvelopeKey>,
+}
+
+fn show_sealed((header, size): (Header, Option<u64>), json: bool) -> Result<()> {
+    let keys = header.keys.into_iter();
+    let seal = ShownSeal {
+        file_id: hex::encode(header.file_id),
+        size,
+        key_commitment: hex::encode(header.commitment),
+        data_keys: keys
+            .map(|key| EnvelopeKey { key_arn: key.key_arn, ciphertext: STANDARD.encode(key.ciphertext) })
+            .collect(),
+    };
+    if json {
+        return output::json(&seal);
+    }
+    let size = match seal.size {
+        Some(size) => format!("{size} bytes, as the file says itself"),
+        None => "unknown: the file is cut".to_owned(),
+    };
+    let mut facts = vec![
+        ("sealed", "with a public key, outside of a volume; `kmsfs decrypt` opens it".to_owned()),
+        ("file id", seal.file_id),
+        ("size", size),
+        ("content key", "AES-256-GCM".to_owned()),
+        ("key commitment", seal.key_commitment),
+    ];
+    for key in seal.data_keys {
+        let what = if key.key_arn.starts_with("arn:") { "KMS key" } else { "public key" };
+        // Anybody can have written it.
+        facts.push((what, key.key_arn.escape_debug().to_string()));
+        facts.push(("wrapped data key", format!("RSAES_OAEP_SHA_256 {}", shorten(&key.ciphertext))));
     }
     output::facts(&facts)
 }

@@ -1,8 +1,7 @@
-//! `kmsfs encrypt` and `kmsfs decrypt`: secrets of up to 4096 bytes, under a KMS key and without a volume.
+//! `kmsfs encrypt` and `kmsfs decrypt`, without a volume: secrets of up to 4096 bytes under a KMS key; files of any
+//! size with a public key.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -11,29 +10,41 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::error::{CliError, Result};
+use super::files::{self, Target};
 use super::global::Global;
-use super::{output, service};
+use super::{outside, service};
 use crate::crypto::SecretVec;
 use crate::kms::EncryptionContext;
 use crate::kms::wire::{DecryptRequest, EncryptRequest};
+use crate::volume::sealed::is_sealed;
 
 /// More than any plaintext or ciphertext, base64 included; what is longer the key service refuses.
 const MAX_INPUT: u64 = 16 * 1024;
 
-/// Encrypts up to 4096 bytes under a KMS key
+/// Encrypts up to 4096 bytes under a KMS key, or a file of any size with a public key
+///
+/// With --public-key no key service and no account is needed: only the public key of an RSA key, as `kmsfs key
+/// public-key` or GetPublicKey gives it. `kmsfs decrypt` then asks the key service that has the private key.
 #[derive(Debug, clap::Args)]
 pub struct EncryptArgs {
-    /// KMS key: key id, ARN, alias or alias ARN
-    #[arg(long, visible_alias = "key-id", value_name = "KEY")]
-    key: String,
+    /// KMS key: key id, ARN, alias or alias ARN; with --public-key its ARN, to be noted in the file
+    #[arg(long, visible_alias = "key-id", value_name = "KEY", required_unless_present = "public_key")]
+    key: Option<String>,
+    /// Encrypt with this RSA public key (PEM or DER) alone: any size
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["context", "base64", "json", "encryption_algorithm", "grant_tokens"])]
+    public_key: Option<PathBuf>,
     #[command(flatten)]
     shared: Shared,
 }
 
 /// Decrypts what `kmsfs encrypt` made, under the KMS key that it names
+///
+/// What was made with --public-key has any size. Each of its blocks is authenticated before it is written; whether
+/// the file is whole is known at its end. With --out nothing appears before that; a program that reads standard output
+/// has by then read the beginning, and must look at the exit code.
 #[derive(Debug, clap::Args)]
 pub struct DecryptArgs {
-    /// Accept it only if it is under this KMS key
+    /// Accept it only if it is under this KMS key; a file made with --public-key may not name its own
     #[arg(long, visible_alias = "key-id", value_name = "KEY")]
     key: Option<String>,
     #[command(flatten)]
@@ -45,15 +56,24 @@ struct Shared {
     /// Pair of the encryption context, which must be the same for both; it is in the log, in the clear
     #[arg(long, visible_alias = "encryption-context", value_name = "NAME=VALUE", value_parser = pair)]
     context: Vec<(String, String)>,
+    /// How, under a key pair: RSAES_OAEP_SHA_256 or RSAES_OAEP_SHA_1 [default: SYMMETRIC_DEFAULT]
+    #[arg(long, value_name = "ALGORITHM")]
+    encryption_algorithm: Option<String>,
+    /// Token of a grant that was just made
+    #[arg(long, value_name = "TOKEN")]
+    grant_tokens: Vec<String>,
     /// The ciphertext is base64
     #[arg(long)]
     base64: bool,
     /// Print AWS's answer as JSON: blobs are base64, the plaintext too
     #[arg(long, conflicts_with = "base64")]
     json: bool,
-    /// Write to a file, made with mode 0600, instead of standard output
+    /// Write to a file, made with mode 0600, instead of standard output; it appears when it is whole
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace the file of --out if it is there
+    #[arg(long, requires = "out")]
+    force: bool,
     /// Read this file instead of standard input
     file: Option<PathBuf>,
 }
@@ -66,10 +86,16 @@ fn pair(text: &str) -> std::result::Result<(String, String), String> {
 /// Runs `encrypt`.
 pub fn encrypt(global: &Global, args: &EncryptArgs) -> Result<()> {
     let shared = &args.shared;
+    if let Some(public) = &args.public_key {
+        return outside::seal(public, args.key.as_deref(), shared.file.as_deref(), &shared.target());
+    }
     let request = EncryptRequest {
-        key_id: args.key.clone(),
+        // Without --public-key the command line demands it.
+        key_id: args.key.clone().unwrap_or_default(),
         plaintext: shared.input()?,
         encryption_context: shared.context()?,
+        encryption_algorithm: shared.encryption_algorithm.clone(),
+        grant_tokens: shared.grant_tokens.clone(),
         ..EncryptRequest::default()
     };
     let answer = service::session(global)?.call(request)?;
@@ -85,7 +111,37 @@ pub fn encrypt(global: &Global, args: &EncryptArgs) -> Result<()> {
 /// Runs `decrypt`.
 pub fn decrypt(global: &Global, args: &DecryptArgs) -> Result<()> {
     let shared = &args.shared;
-    let mut ciphertext = shared.input()?.expose().to_vec();
+    let (mut file, shown) = files::input(shared.file.as_deref())?;
+    let mut ciphertext = vec![0; MAX_INPUT as usize + 1];
+    let mut start = 0;
+    while start < ciphertext.len() {
+        match file.read(&mut ciphertext[start..]) {
+            Ok(0) => break,
+            Ok(more) => start += more,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(CliError::io("cannot read", &shown, e)),
+        }
+    }
+    ciphertext.truncate(start);
+    if is_sealed(&ciphertext) {
+        let odd = shared.base64 || shared.json || shared.encryption_algorithm.is_some();
+        if !shared.context.is_empty() || odd {
+            return Err(CliError::Usage(format!(
+                "{} was made with a public key: it takes no --context, --encryption-algorithm, --base64 or --json",
+                shown.display()
+            )));
+        }
+        return outside::open(
+            global,
+            (args.key.as_deref(), &shared.grant_tokens),
+            (&ciphertext[..]).chain(file),
+            &shown,
+            &shared.target(),
+        );
+    }
+    if ciphertext.len() as u64 > MAX_INPUT {
+        return Err(too_long(&shown));
+    }
     if shared.base64 {
         ciphertext.retain(|byte| !byte.is_ascii_whitespace());
         ciphertext = STANDARD.decode(ciphertext).map_err(|e| {
@@ -98,6 +154,8 @@ pub fn decrypt(global: &Global, args: &DecryptArgs) -> Result<()> {
         ciphertext_blob: ciphertext,
         encryption_context: shared.context()?,
         key_id: args.key.clone(),
+        encryption_algorithm: shared.encryption_algorithm.clone(),
+        grant_tokens: shared.grant_tokens.clone(),
         ..DecryptRequest::default()
     };
     let answer = service::session(global)?.call(request)?;
@@ -124,32 +182,28 @@ impl Shared {
     }
 
     fn input(&self) -> Result<SecretVec> {
-        let path = self.file.as_deref().filter(|path| *path != Path::new("-"));
-        let shown = path.unwrap_or(Path::new("standard input"));
-        let failed = |e| CliError::io("cannot read", shown, e);
+        let (source, shown) = files::input(self.file.as_deref())?;
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_INPUT as usize + 1));
-        let source = match path {
-            Some(path) => File::open(path),
-            // Not std's standard input: its buffer would keep a copy.
-            None => rustix::stdio::stdin().try_clone_to_owned().map(File::from),
-        };
-        source.map_err(failed)?.take(MAX_INPUT + 1).read_to_end(&mut bytes).map_err(failed)?;
+        let read = source.take(MAX_INPUT + 1).read_to_end(&mut bytes);
+        read.map_err(|e| CliError::io("cannot read", &shown, e))?;
         if bytes.len() as u64 > MAX_INPUT {
-            return Err(CliError::Usage(format!(
-                "{} is too long: a key service takes at most 4096 bytes; put larger files into a volume",
-                shown.display()
-            )));
+            return Err(too_long(&shown));
         }
         Ok(SecretVec::new(std::mem::take(&mut *bytes)))
     }
 
-    fn output(&self, bytes: &[u8]) -> Result<()> {
-        let Some(path) = &self.out else { return output::bytes(bytes) };
-        let write = || {
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-            file.write_all(bytes)
-        };
-        write().map_err(|e| CliError::io("cannot write", path, e))
+    fn target(&self) -> Target<'_> {
+        Target { out: self.out.as_deref(), force: self.force }
     }
+
+    fn output(&self, bytes: &[u8]) -> Result<()> {
+        self.target().print(bytes)
+    }
+}
+
+fn too_long(shown: &Path) -> CliError {
+    CliError::Usage(format!(
+        "{} is too long: a key service takes at most 4096 bytes; larger files take a volume, or --public-key",
+        shown.display()
+    ))
 }

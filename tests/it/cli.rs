@@ -17,12 +17,12 @@ fn bed() -> Bed {
     bed
 }
 
-fn json(bed: &Bed, args: &[&str]) -> Value {
+pub fn json(bed: &Bed, args: &[&str]) -> Value {
     serde_json::from_str(&bed.run(args)).unwrap()
 }
 
 /// Runs a verb with a standard input.
-fn fed(bed: &Bed, args: &[&str], input: &[u8]) -> Output {
+pub fn fed(bed: &Bed, args: &[&str], input: &[u8]) -> Output {
     let mut child = bed
         .command(args)
         .stdin(Stdio::piped())

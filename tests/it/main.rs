@@ -3,6 +3,8 @@
 mod cli;
 mod cli_grants;
 mod cli_import;
+mod cli_keys;
+mod cli_sealed;
 mod clients;
 mod export;
 mod fake;

@@ -1,18 +1,25 @@
 //! `kmsfs key`: KMS keys, as AWS's operations make and change them.
 
+mod bytes;
 mod grant;
 mod import;
+mod mac;
+pub mod policy;
+mod public_key;
 mod replicate;
+mod sign;
+
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 
-use super::error::{CliError, Result};
+use super::error::Result;
 use super::global::Global;
 use super::{output, service};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DescribeKeyRequest, DisableKeyRequest,
     DisableKeyRotationRequest, EnableKeyRequest, EnableKeyRotationRequest, GetKeyLastUsageRequest,
-    GetKeyPolicyRequest, GetKeyRotationStatusRequest, KeyMetadata, ListKeyRotationsRequest, ListKeysRequest,
+    GetKeyRotationStatusRequest, KeyMetadata, ListKeyRotationsRequest, ListKeysRequest,
     ListResourceTagsRequest, RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest,
     UntagResourceRequest, UpdateKeyDescriptionRequest,
 };
@@ -61,10 +68,20 @@ enum Verb {
     Replicate(replicate::Replicate),
     /// Makes the replica in another region the primary key (UpdatePrimaryRegion)
     UpdatePrimaryRegion(replicate::UpdatePrimary),
-    /// Prints a key's policy (GetKeyPolicy)
-    Policy(Named),
     /// Lets somebody use a key for some operations, beside its policy
     Grant(grant::Args),
+    /// Shows or sets who may use a key
+    Policy(policy::Policy),
+    /// Prints the public key, to be used anywhere (GetPublicKey)
+    PublicKey(public_key::Public),
+    /// Signs up to 4096 bytes, or a digest (Sign)
+    Sign(sign::Sign),
+    /// Checks a signature; one that is not valid is an error (Verify)
+    Verify(sign::Verify),
+    /// Makes and checks message authentication codes
+    Mac(mac::Mac),
+    /// Agrees on a secret with the holder of another key, by ECDH (DeriveSharedSecret)
+    DeriveSharedSecret(public_key::Derive),
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +104,11 @@ struct Create {
     /// Make a multi-Region primary key, which `kmsfs key replicate` copies
     #[arg(long)]
     multi_region: bool,
+    /// File of its policy, JSON; `-` is standard input [default: the account's root may do everything]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    #[command(flatten)]
+    check: policy::Check,
     /// Label, of which a key may have several
     #[arg(long, value_name = "NAME=VALUE", value_parser = tag)]
     tag: Vec<Tag>,
@@ -217,8 +239,13 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         Verb::DeleteImportedMaterial(args) => import::delete(&session, args),
         Verb::Replicate(args) => replicate::replicate(&session, args),
         Verb::UpdatePrimaryRegion(args) => replicate::update_primary(&session, args),
-        Verb::Policy(args) => policy(&session, args),
         Verb::Grant(args) => grant::run(&session, args),
+        Verb::Policy(args) => policy::run(&session, args),
+        Verb::PublicKey(args) => public_key::public(&session, args),
+        Verb::Sign(args) => sign::sign(&session, args),
+        Verb::Verify(args) => sign::verify(&session, args),
+        Verb::Mac(args) => mac::run(&session, args),
+        Verb::DeriveSharedSecret(args) => public_key::derive(&session, args),
     }
 }
 
@@ -235,6 +262,8 @@ fn create(session: &Session, args: &Create) -> Result<()> {
         key_usage: args.key_usage.clone(),
         origin: args.origin.clone(),
         multi_region: args.multi_region.then_some(true),
+        policy: args.policy.as_deref().map(policy::read).transpose()?,
+        bypass_policy_lockout_safety_check: args.check.bypass_policy_lockout_safety_check,
         tags: args.tag.clone(),
         ..CreateKeyRequest::default()
     };
@@ -442,20 +471,6 @@ fn schedule(session: &Session, args: &Schedule) -> Result<()> {
         answer.key_id,
         time(date)
     ))
-}
-
-fn policy(session: &Session, args: &Named) -> Result<()> {
-    let request = GetKeyPolicyRequest {
-        key_id: service::resolve(session, &args.key)?,
-        ..GetKeyPolicyRequest::default()
-    };
-    let answer = session.call(request)?;
-    if args.json {
-        return output::json(&answer);
-    }
-    let policy: serde_json::Value =
-        serde_json::from_str(&answer.policy).map_err(|e| CliError::Failed(format!("the policy: {e}")))?;
-    output::json(&policy)
 }
 
 fn state(state: KeyState) -> &'static str {
