@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::credentials::CredentialError;
 use crate::iam::sigv4::SignatureError;
+use crate::kms::identity::IdentityErrorKind;
 use crate::kms::{KmsError, KmsErrorKind};
 
 /// What goes back.
@@ -85,6 +86,7 @@ fn status(kind: KmsErrorKind) -> StatusCode {
     match kind {
         KmsErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         KmsErrorKind::DependencyTimeout => StatusCode::SERVICE_UNAVAILABLE,
+        KmsErrorKind::Identity(kind) => identity_status(kind),
         KmsErrorKind::AccessDenied
         | KmsErrorKind::AlreadyExists
         | KmsErrorKind::DryRun
@@ -113,6 +115,24 @@ fn status(kind: KmsErrorKind) -> StatusCode {
         | KmsErrorKind::UnknownOperation
         | KmsErrorKind::UnsupportedOperation
         | KmsErrorKind::Validation => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// The HTTP status of an error of IAM or STS.
+fn identity_status(kind: IdentityErrorKind) -> StatusCode {
+    match kind {
+        IdentityErrorKind::AccessDenied
+        | IdentityErrorKind::ExpiredToken
+        | IdentityErrorKind::InvalidClientTokenId => StatusCode::FORBIDDEN,
+        IdentityErrorKind::NoSuchEntity => StatusCode::NOT_FOUND,
+        IdentityErrorKind::DeleteConflict
+        | IdentityErrorKind::EntityAlreadyExists
+        | IdentityErrorKind::LimitExceeded => StatusCode::CONFLICT,
+        IdentityErrorKind::InvalidAction
+        | IdentityErrorKind::InvalidInput
+        | IdentityErrorKind::MalformedPolicyDocument
+        | IdentityErrorKind::PackedPolicyTooLarge
+        | IdentityErrorKind::Validation => StatusCode::BAD_REQUEST,
     }
 }
 

@@ -20,10 +20,11 @@ pub const TRAIL_SOURCE: &str = "cloudtrail.amazonaws.com";
 /// eventSource of what happens to files.
 pub const FILES_SOURCE: &str = "kmsfs";
 
-/// An event. `P` is the shape of its request parameters: what an operation writes, any JSON when it is read.
+/// An event. `P` is the shape of its request parameters and `R` that of its answer: what an operation writes, any JSON
+/// when it is read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Event<P = Option<Value>> {
+pub struct Event<P = Option<Value>, R = Option<Value>> {
     /// "1.11".
     pub event_version: Text,
     /// Who called.
@@ -51,7 +52,7 @@ pub struct Event<P = Option<Value>> {
     /// Without plaintexts and ciphertexts.
     pub request_parameters: P,
     /// Null for cryptographic operations.
-    pub response_elements: Option<Response>,
+    pub response_elements: R,
     /// What AWS adds beside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub additional_event_data: Option<Additional>,
@@ -95,9 +96,60 @@ pub struct Identity {
     /// Its account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account_id: Option<String>,
+    /// The access key that signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<String>,
+    /// A user's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_name: Option<String>,
+    /// Where the caller is a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_context: Option<SessionContext>,
     /// The service that called for the principal, or by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invoked_by: Option<Text>,
+}
+
+/// What CloudTrail tells of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionContext {
+    /// Whose it is, where it is a role's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_issuer: Option<SessionIssuer>,
+    /// When it began.
+    pub attributes: SessionAttributes,
+    /// Who is behind it, as was said at its beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_identity: Option<String>,
+}
+
+/// The role of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionIssuer {
+    /// Role.
+    #[serde(rename = "type")]
+    pub kind: Text,
+    /// AROA...
+    pub principal_id: String,
+    /// Its ARN.
+    pub arn: String,
+    /// Its account.
+    pub account_id: String,
+    /// Its name.
+    pub user_name: String,
+}
+
+/// See [`SessionContext`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionAttributes {
+    /// When it began.
+    #[serde(with = "event_time")]
+    pub creation_date: Timestamp,
+    /// Never.
+    pub mfa_authenticated: Text,
 }
 
 /// What a change answers.

@@ -15,7 +15,7 @@ pub use chain::{
 pub use digest::{DIGEST_KEY_SPEC, DigestKey, Second};
 pub use event::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
-    ServiceEventDetails, TRAIL_SOURCE, Text, uuid,
+    ServiceEventDetails, SessionAttributes, SessionContext, SessionIssuer, TRAIL_SOURCE, Text, uuid,
 };
 pub use export::{BUCKET, DigestKeys, ExportError, ExportOptions, Exported, Source, TRAIL, export};
 pub use lookup::{Filter, Found, Page, index, lookup, newest, page};

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::kms::identity::IdentityErrorKind;
 use crate::kms::{KmsError, KmsErrorKind};
 use crate::mount::MountError;
 use crate::volume::VolumeError;
@@ -160,7 +161,11 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         KmsErrorKind::AccessDenied => {
             "; `kmsfs key policy` shows who may (a service-managed key allows only its service to use it)"
         }
-        KmsErrorKind::IncorrectKey
+        KmsErrorKind::Identity(IdentityErrorKind::NoSuchEntity) => {
+            "; `--as` takes a user's name or ARN, a role's ARN, or an assumed-role session's ARN"
+        }
+        KmsErrorKind::Identity(_)
+        | KmsErrorKind::IncorrectKey
         | KmsErrorKind::IncorrectKeyMaterial
         | KmsErrorKind::InvalidAliasName
         | KmsErrorKind::InvalidArn

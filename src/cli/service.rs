@@ -1,4 +1,4 @@
-//! The key service of this run: opened as the account's root, in the chosen region.
+//! The key service of this run: opened as the account's root, or as whom `--as` names, in the chosen region.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::iam::{AliasName, IamError};
 use crate::kms::home::{Home, HomeError, Kms, KmsOptions};
 use crate::kms::root::RootKeyError;
 use crate::kms::wire::{CreateAliasRequest, CreateKeyRequest, ListAliasesRequest, ListAliasesResponse};
-use crate::kms::{KeyService, Session};
+use crate::kms::{Caller, KeyService, Session};
 
 /// The region must be there.
 pub fn session(global: &Global) -> Result<Session> {
@@ -18,12 +18,21 @@ pub fn session(global: &Global) -> Result<Session> {
 
 /// With a passphrase that was asked for before.
 pub fn session_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Session> {
-    open(global, passphrase)?.root_session(&global.region).map_err(failed)
+    begin(global, &open(global, passphrase)?)
+}
+
+/// A session of the account's root, or of whom `--as` names: the local command line is believed.
+fn begin(global: &Global, kms: &Arc<Kms>) -> Result<Session> {
+    let caller = match &global.principal {
+        Some(principal) => kms.caller(principal)?,
+        None => Caller::root(global.account.clone()),
+    };
+    kms.session(caller, &global.region).map_err(failed)
 }
 
 /// Makes home and region if they are not there.
 pub fn session_or_new(global: &Global) -> Result<Session> {
-    kms_or_new(global)?.root_session(&global.region).map_err(failed)
+    begin(global, &kms_or_new(global)?)
 }
 
 /// The same, of all regions.

@@ -38,3 +38,9 @@ pub const KMS_ROOT: &[u8] = b"kmsfs/1 kms root";
 pub const AUDIT_EVENT: &[u8] = b"kmsfs/1 audit event";
 /// Audit log: authenticates the signed head.
 pub const AUDIT_HEAD: &[u8] = b"kmsfs/1 audit head";
+/// Identities: secrets of access keys under the root key of identities.
+pub const IAM_SECRET: &[u8] = b"kmsfs/1 iam access key";
+/// Identities: session tokens under the root key of identities.
+pub const IAM_SESSION: &[u8] = b"kmsfs/1 iam session token";
+/// Identities: what the store's root key is recognised by.
+pub const IAM_CHECK: &[u8] = b"kmsfs/1 iam store";

@@ -2,6 +2,7 @@
 
 mod condition;
 mod context;
+pub mod directory;
 mod evaluate;
 mod json;
 mod key_policy;

@@ -9,10 +9,12 @@ use super::blob::CiphertextBlob;
 use super::cache::Key;
 use super::events::{Notes, Parameters};
 use super::grants::{self, By};
+use super::identity::Authority;
 use super::operation::{Class, Row};
 use super::region::{Core, Fault};
 use super::rows::Kind;
 use super::session::Caller;
+use super::simulate::Simulation;
 use super::state::{Needs, State};
 use super::{KmsError, KmsErrorKind, conditions, rows};
 use crate::audit::Resource;
@@ -73,6 +75,10 @@ pub struct Call<'a, 't> {
     pub now: Timestamp,
     pub generation: u64,
     pub tx: Tx<'t>,
+    /// What the caller has by being who it is.
+    pub authority: Authority,
+    /// None: it is a real request.
+    pub simulation: Option<&'a Simulation<'a>>,
     /// What the operation prepared.
     pub prepared: Option<&'a SecretVec>,
     /// Of the request.
@@ -317,7 +323,7 @@ impl Call<'_, '_> {
         stored: Option<&Key>,
     ) -> Result<Context> {
         let mut context = Context::new();
-        if policy.reads_context() {
+        if policy.reads_context() || self.authority.reads_context() {
             self.say(action, &mut context);
             if let Some(alias) = alias {
                 context.set("kms:RequestAlias", alias);
@@ -337,7 +343,7 @@ impl Call<'_, '_> {
                 for (name, value) in &stored.row.tags {
                     context.set(&format!("aws:ResourceTag/{name}"), value.as_str());
                 }
-                if policy.reads("kms:ResourceAliases") {
+                if policy.reads("kms:ResourceAliases") || self.authority.reads("kms:ResourceAliases") {
                     context
                         .set_all("kms:ResourceAliases", self.aliases_of(stored)?.iter().map(String::as_str));
                 }
@@ -346,12 +352,40 @@ impl Call<'_, '_> {
         Ok(context)
     }
 
+    /// Is there such a user or role, as far as its account is known here?
+    pub fn principal_exists(&self, principal: &Principal) -> Result<bool> {
+        Ok(self.region.identities.principal_exists(principal)?)
+    }
+
+    /// The decision about a key by any of its names; see [`super::simulate`].
+    pub fn simulate_on_key(&self, action: &str, name: &str) -> Result<()> {
+        let key = self.named(name, true, action)?;
+        if !self.works_on(&key.arn) {
+            return Err(Fault::Refused(self.denial(
+                &Refusal::Missing(Layer::Resource),
+                action,
+                &key.arn_text,
+            )));
+        }
+        let alias = name.find("alias/").map(|at| &name[at..]);
+        self.may_use_key(action, &key.arn, key.row.kind(), &key.policy, alias, Some(&key))
+    }
+
+    /// The decision by the caller's own policies alone; see [`super::simulate`].
+    pub fn simulate_alone(&self, action: &str, resource: &str) -> Result<()> {
+        self.in_account(action, self.account(), resource)
+    }
+
     /// May the caller do this in the account?
     pub fn in_account(&self, action: &str, account: &AccountId, resource: &str) -> Result<()> {
         if self.account() != account {
             return Err(Fault::Refused(self.denial(&Refusal::Missing(Layer::Identity), action, resource)));
         }
-        self.decide(action, resource, &Context::new(), None, None)
+        let mut context = Context::new();
+        if self.authority.reads_context() {
+            self.say(action, &mut context);
+        }
+        self.decide(action, resource, &context, None, None)
     }
 
     fn decide(
@@ -394,14 +428,23 @@ impl Call<'_, '_> {
         resource_policy: Option<ResourcePolicy<'_>>,
         grant: &dyn Fn() -> Option<String>,
     ) -> std::result::Result<(), Denied> {
+        if let Err(gone) = self.authority.check(self.caller.identified.as_deref(), self.now) {
+            let message = format!(
+                "User: {} is not authorized to perform: {action} on resource: {resource} because it has been deleted, or \
+                 its session is over ({})",
+                self.caller.principal.arn(),
+                gone.message
+            );
+            return Err(Denied { explicit: true, error: KmsError::new(KmsErrorKind::AccessDenied, message) });
+        }
         let access = Access {
             principal: &self.caller.principal,
             action,
             resource,
             context,
-            identity: &[],
-            boundary: None,
-            session: &[],
+            identity: &self.authority.identity(),
+            boundary: self.authority.boundary(),
+            session: &self.authority.session(),
             resource_policy,
             grant,
         };
@@ -409,12 +452,17 @@ impl Call<'_, '_> {
             explicit: matches!(refusal, Refusal::Explicit(_)),
             error: self.denial(&refusal, action, resource),
         };
-        evaluate(&access).map(drop).map_err(denied)
+        let decision = evaluate(&access);
+        if let Some(simulation) = self.simulation {
+            simulation.note(&decision);
+        }
+        decision.map(drop).map_err(denied)
     }
 
     /// Says what the request is, without regard to a key.
     fn say(&self, action: &str, context: &mut Context) {
         self.caller.principal.describe(context);
+        self.authority.say(&self.caller.principal, self.caller.identified.as_deref(), context);
         let region = self.region.region.as_str();
         context.set("aws:RequestedRegion", region);
         context.set("aws:SourceIp", self.caller.source_ip.as_str());
@@ -432,6 +480,9 @@ impl Call<'_, '_> {
             context.set("kms:ReEncryptOnSameKey", same.to_string());
         }
         conditions::say(self.parameters, action, context);
+        if let Some(simulation) = self.simulation {
+            simulation.say(context);
+        }
     }
 
     pub fn denial(&self, refusal: &Refusal<'_>, action: &str, resource: &str) -> KmsError {

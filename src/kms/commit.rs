@@ -7,9 +7,25 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::identity::Identities;
 use super::{KmsError, rows};
 use crate::audit;
 use crate::store::{Durability, Store};
+
+/// What a decision was made at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecidedAt {
+    /// The store's generation.
+    pub generation: u64,
+    /// That of the identities, if the decision hangs on them.
+    pub identities: Option<u64>,
+}
+
+impl From<u64> for DecidedAt {
+    fn from(generation: u64) -> Self {
+        Self { generation, identities: None }
+    }
+}
 
 /// The queue of one region.
 #[derive(Default)]
@@ -23,8 +39,8 @@ struct Queue {
 
 struct Entry {
     events: Vec<Vec<u8>>,
-    /// The generation that the events' decisions were made at.
-    decided_at: Option<u64>,
+    /// What the events' decisions were made at.
+    decided_at: Option<DecidedAt>,
     turn: Mutex<Turn>,
     wake: Condvar,
 }
@@ -45,12 +61,13 @@ impl Entry {
 
 impl Commits {
     /// Writes events; in the operating system when this returns. False, and nothing written, if the decisions
-    /// were made at another generation.
+    /// were made at another generation of the store, or of the `identities`.
     pub fn submit(
         &self,
         store: &dyn Store,
+        identities: Option<&Identities>,
         events: Vec<Vec<u8>>,
-        decided_at: Option<u64>,
+        decided_at: Option<DecidedAt>,
     ) -> Result<bool, KmsError> {
         let entry =
             Arc::new(Entry { events, decided_at, turn: Mutex::new(Turn::Waits), wake: Condvar::new() });
@@ -68,7 +85,7 @@ impl Commits {
         }
         // Whoever leads is in the queue: only a leader takes entries out, and there is one.
         let batch = std::mem::take(&mut self.0.lock().waiting);
-        let written = write(store, &batch);
+        let written = write(store, identities, &batch);
         self.hand_on();
         let mut own = Ok(false);
         for (at, other) in batch.iter().enumerate() {
@@ -91,13 +108,25 @@ impl Commits {
     }
 }
 
-fn write(store: &dyn Store, batch: &[Arc<Entry>]) -> Result<Vec<bool>, KmsError> {
+fn write(
+    store: &dyn Store,
+    identities: Option<&Identities>,
+    batch: &[Arc<Entry>],
+) -> Result<Vec<bool>, KmsError> {
     let mut tx = store.write(Durability::Soon)?;
     let generation = rows::generation(&*tx)?;
     let mut head = audit::head(&*tx)?;
     let mut good = Vec::with_capacity(batch.len());
     for entry in batch {
-        let holds = entry.decided_at.is_none_or(|g| g == generation);
+        let holds = match entry.decided_at {
+            None => true,
+            Some(at) if at.generation != generation => false,
+            Some(at) => match (at.identities, identities) {
+                // Inside the store's transaction: see kms::identity::service.
+                (Some(decided_at), Some(identities)) => identities.holds(decided_at)?,
+                (Some(_), None) | (None, _) => true,
+            },
+        };
         if holds {
             for event in &entry.events {
                 head = audit::append_after(&mut *tx, &head, event)?;

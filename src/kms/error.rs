@@ -1,5 +1,6 @@
 //! The key service's errors, under the names AWS KMS gives them.
 
+use super::identity::IdentityErrorKind;
 use super::trail::TrailErrorKind;
 
 /// State of a KMS key, as DescribeKey reports it.
@@ -42,6 +43,8 @@ pub enum KmsErrorKind {
     DryRun,
     /// DisabledException.
     Disabled,
+    /// An error of IAM or STS.
+    Identity(IdentityErrorKind),
     /// IncorrectKeyException.
     IncorrectKey,
     /// InvalidAliasNameException.
@@ -98,6 +101,7 @@ impl KmsErrorKind {
             Self::IncorrectKeyMaterial => "IncorrectKeyMaterialException",
             Self::InvalidImportToken => "InvalidImportTokenException",
             Self::DryRun => "DryRunOperationException",
+            Self::Identity(kind) => kind.name(),
             Self::IncorrectKey => "IncorrectKeyException",
             Self::InvalidAliasName => "InvalidAliasNameException",
             Self::InvalidArn => "InvalidArnException",

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use super::blob::MaterialId;
 use super::cache::Key;
+use super::identity::{Identified, principal_id};
 use super::region::Core;
 use super::session::Caller;
 use super::wire::{GrantConstraints, LookupAttribute, Tag};
 use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
 use crate::audit::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
-    ServiceEventDetails, Text, uuid,
+    ServiceEventDetails, SessionAttributes, SessionContext, SessionIssuer, Text, uuid,
 };
 use crate::iam::Principal;
 
@@ -232,7 +233,7 @@ impl CallEvent<'_> {
         };
         let event = Event {
             event_version: EVENT_VERSION.into(),
-            user_identity: identity(&self.caller.principal, self.via),
+            user_identity: identity(self.caller, self.via),
             event_time: self.time,
             event_source: self.source.into(),
             event_name: self.name.into(),
@@ -258,25 +259,50 @@ impl CallEvent<'_> {
     }
 }
 
-fn identity(principal: &Principal, via: Option<&'static str>) -> Identity {
+/// Who called, as events tell it.
+pub fn identity(caller: &Caller, via: Option<&'static str>) -> Identity {
+    let principal = &caller.principal;
     let account = principal.account().to_string();
-    let kind = match principal {
-        Principal::Root(_) => "Root",
-        Principal::User { .. } => "IAMUser",
-        Principal::Role { .. } => "Role",
-        Principal::Session { .. } => "AssumedRole",
-        Principal::Service { .. } => "AWSService",
+    let identified = caller.identified.as_deref();
+    let (kind, user_name) = match principal {
+        Principal::Root(_) => ("Root", None),
+        Principal::User { name, .. } => ("IAMUser", name.rsplit('/').next().map(str::to_owned)),
+        Principal::Role { .. } => ("Role", None),
+        Principal::Session { .. } => ("AssumedRole", None),
+        Principal::Service { .. } => ("AWSService", None),
     };
     Identity {
         kind: kind.into(),
-        principal_id: matches!(principal, Principal::Root(_)).then(|| account.clone()),
+        principal_id: principal_id(principal, identified, None),
         arn: Some(principal.arn()),
         account_id: Some(account),
+        access_key_id: caller.access_key_id.clone(),
+        user_name,
+        session_context: identified.and_then(|identified| session_context(principal, identified)),
         invoked_by: via.map(Cow::Borrowed),
     }
 }
 
-fn written<P: Serialize>(event: &Event<P>) -> Result<Vec<u8>, KmsError> {
+fn session_context(principal: &Principal, identified: &Identified) -> Option<SessionContext> {
+    let facts = identified.session.as_ref()?;
+    let session_issuer = match principal {
+        Principal::Session { account, role, .. } => Some(SessionIssuer {
+            kind: "Role".into(),
+            principal_id: identified.id.clone(),
+            arn: principal.principal_arn(),
+            account_id: account.to_string(),
+            user_name: role.rsplit('/').next().unwrap_or(role).to_owned(),
+        }),
+        _ => None,
+    };
+    Some(SessionContext {
+        session_issuer,
+        attributes: SessionAttributes { creation_date: facts.issued, mfa_authenticated: "false".into() },
+        source_identity: facts.source_identity.clone(),
+    })
+}
+
+fn written<P: Serialize>(event: &Event<P, Option<Response>>) -> Result<Vec<u8>, KmsError> {
     let mut out = Vec::with_capacity(1536);
     serde_json::to_writer(&mut out, event)
         .map_err(|e| KmsError::new(KmsErrorKind::Internal, format!("an event cannot be written: {e}")))?;
@@ -306,13 +332,16 @@ fn of_the_service(
     time: Option<Timestamp>,
     details: Option<ServiceEventDetails>,
 ) -> Result<Vec<u8>, KmsError> {
-    let event: Event<Option<Value>> = Event {
+    let event: Event<Option<Value>, Option<Response>> = Event {
         event_version: EVENT_VERSION.into(),
         user_identity: Identity {
             kind: "AWSService".into(),
             principal_id: None,
             arn: None,
             account_id: Some(key.row.account.clone()),
+            access_key_id: None,
+            user_name: None,
+            session_context: None,
             invoked_by: Some(SERVICE.into()),
         },
         event_time: time.unwrap_or_else(|| region.clock.now()),
@@ -369,7 +398,7 @@ pub fn of_a_file(region: &Core, caller: &Caller, event: FileEvent) -> Result<Vec
     };
     let event = Event {
         event_version: EVENT_VERSION.into(),
-        user_identity: identity(&caller.principal, None),
+        user_identity: identity(caller, None),
         event_time: region.clock.now(),
         event_source: FILES_SOURCE.into(),
         event_name: name.into(),

@@ -415,11 +415,6 @@ pub fn no_grant(id: &GrantId) -> Fault {
 }
 
 impl Call<'_, '_> {
-    /// Is this principal known? Of accounts that this service does not have it cannot be told.
-    pub fn principal_exists(&self, _: &Principal) -> bool {
-        true
-    }
-
     /// The ARN of a key that is there.
     pub fn arn_of(&self, id: &KeyId) -> Result<KeyArn> {
         let damaged = || KmsError::new(KmsErrorKind::Internal, format!("the row of key {id} is damaged"));

@@ -12,8 +12,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::KmsError;
 use super::clock::{Clock, SystemClock};
 use super::generation::GenerationFile;
+use super::identity::{Credential, IdentitySession};
 use super::region::{Core, RegionService};
 use super::root::{RootKey, RootKeyError};
 use super::session::{Caller, Session};
@@ -255,6 +257,32 @@ impl Kms {
     /// A session of the account's root.
     pub fn root_session(self: &Arc<Self>, region: &Region) -> Result<Session, HomeError> {
         self.session(Caller::root(self.options.account.clone()), region)
+    }
+
+    /// IAM and STS as `caller` sees them.
+    pub fn identity(&self, caller: Caller) -> IdentitySession {
+        IdentitySession::new(self.siblings.identities().clone(), caller)
+    }
+
+    /// The secret of an access key and who it is; with a session token the session's.
+    ///
+    /// # Errors
+    /// InvalidClientTokenId, ExpiredToken.
+    pub fn credential(
+        &self,
+        access_key_id: &str,
+        session_token: Option<&str>,
+    ) -> Result<Credential, KmsError> {
+        self.siblings.identities().credential(access_key_id, session_token)
+    }
+
+    /// Whom the local command line names: a user's name or ARN, the ARN of a role, of an assumed-role session or of a
+    /// root. It must be there; nothing of it is proved.
+    ///
+    /// # Errors
+    /// NoSuchEntity, ValidationError.
+    pub fn caller(&self, text: &str) -> Result<Caller, KmsError> {
+        self.siblings.identities().caller(text, &self.options.account)
     }
 
     /// Does what is due by now in the regions that are open. A thread does it every second; tests with their

@@ -15,6 +15,7 @@ mod generation;
 mod grant_rows;
 mod grants;
 pub mod home;
+pub mod identity;
 mod imported;
 mod managed;
 mod operation;
@@ -28,6 +29,7 @@ mod schedule;
 mod service;
 mod session;
 mod siblings;
+mod simulate;
 mod spec;
 mod state;
 mod token;
@@ -43,6 +45,7 @@ pub use service::{
     DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger, ReEncrypted,
 };
 pub use session::{Caller, Session};
+pub use simulate::Simulated;
 pub use trail::TrailErrorKind;
 
 #[cfg(test)]

@@ -14,9 +14,10 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::cache::{Cache, Key};
 use super::clock::Clock;
-use super::commit::Commits;
+use super::commit::{Commits, DecidedAt};
 use super::generation::GenerationFile;
 use super::home::HomeError;
+use super::identity::Identities;
 use super::root::RootKey;
 use super::siblings::Siblings;
 use super::{KmsError, KmsErrorKind, events, imported, related, rows, schedule};
@@ -87,6 +88,8 @@ pub struct Core {
     /// Where work over two stores is to stop, as if the process ended there.
     #[cfg(test)]
     pub stops: Mutex<Option<&'static str>>,
+    /// Who there is, in all regions.
+    pub identities: Arc<Identities>,
     generation: GenerationFile,
     head_key: HeadKey,
     cache: RwLock<Cache>,
@@ -132,6 +135,7 @@ impl Core {
             store,
             root,
             clock,
+            identities: siblings.identities().clone(),
             siblings,
             #[cfg(test)]
             stops: Mutex::default(),
@@ -261,9 +265,9 @@ impl Core {
     }
 
     /// Records events; in the operating system when it returns. False, and not recorded, if the store's
-    /// generation is not `decided_at`.
-    pub fn commit(&self, events: Vec<Vec<u8>>, decided_at: Option<u64>) -> Result<bool, KmsError> {
-        let done = self.commits.submit(&self.store, events, decided_at);
+    /// generation, or the identities', is not `decided_at`.
+    pub fn commit(&self, events: Vec<Vec<u8>>, decided_at: Option<DecidedAt>) -> Result<bool, KmsError> {
+        let done = self.commits.submit(&self.store, Some(&self.identities), events, decided_at);
         self.has_grown();
         done
     }

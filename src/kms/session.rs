@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use super::call::{Call, Tx, would_succeed};
+use super::commit::DecidedAt;
 use super::events::{self, CallEvent, Notes, SERVICE};
+use super::identity::Identified;
 use super::operation::{Class, OPERATIONS, Operation, Row};
 use super::region::{Core, Fault, RegionService};
 use super::service::{
@@ -31,6 +33,10 @@ pub struct Caller {
     pub source_ip: String,
     /// userAgent of the events.
     pub user_agent: String,
+    /// The access key that signed, if one did.
+    pub access_key_id: Option<String>,
+    /// What was found out when it was let in; None: it is taken by its name.
+    pub identified: Option<Arc<Identified>>,
 }
 
 impl Caller {
@@ -40,6 +46,8 @@ impl Caller {
             principal: Principal::root(account),
             source_ip: "127.0.0.1".to_owned(),
             user_agent: concat!("kmsfs/", env!("CARGO_PKG_VERSION")).to_owned(),
+            access_key_id: None,
+            identified: None,
         }
     }
 }
@@ -177,9 +185,15 @@ impl Session {
             }
             let (Ok(answer), made) = entry.run(request, generation, Tx::Memory) else { return Ok(None) };
             events.push(entry.event(made.now).json(Some(request.parameters()), made.notes, None)?);
-            answers.push(answer);
+            answers.push((answer, made.identities));
         }
-        Ok(self.region.commit(events, Some(generation))?.then_some(answers))
+        let Some((_, identities)) = answers.first() else { return Ok(Some(Vec::new())) };
+        let decided_at = DecidedAt { generation, identities: *identities };
+        if answers.iter().any(|(_, other)| other != identities) {
+            return Ok(None);
+        }
+        let answers = answers.into_iter().map(|(answer, _)| answer).collect();
+        Ok(self.region.commit(events, Some(decided_at))?.then_some(answers))
     }
 }
 
@@ -265,6 +279,15 @@ impl<'a> Entry<'a> {
     ) -> (super::call::Result<O::Response>, Made) {
         let region = &*self.session.region;
         let parameters = request.parameters();
+        let authority = match region.identities.authority(&self.session.caller) {
+            Ok(authority) => authority,
+            Err(error) => {
+                let (now, notes) = (region.clock.now(), Notes::default());
+                let made = Made { now, notes, service_events: Vec::new(), shares: false, identities: None };
+                return (Err(Fault::Refused(error)), made);
+            }
+        };
+        let identities = authority.generation;
         let mut call = Call {
             region,
             caller: &self.session.caller,
@@ -273,6 +296,8 @@ impl<'a> Entry<'a> {
             now: region.clock.now(),
             generation,
             tx,
+            authority,
+            simulation: None,
             prepared: self.prepared.as_ref(),
             parameters: &parameters,
             same_key: None,
@@ -285,7 +310,7 @@ impl<'a> Entry<'a> {
             request.act(&mut call, &keys)
         });
         let Call { now, notes, service_events, shares, .. } = call;
-        (decided, Made { now, notes, service_events, shares })
+        (decided, Made { now, notes, service_events, shares, identities })
     }
 
     /// Records what was decided without changing anything. Then, and only then, it may be answered.
@@ -304,6 +329,7 @@ impl<'a> Entry<'a> {
             Err(Fault::Hidden { answer, reason }) => Err((answer, reason)),
         };
         let error = answer.as_ref().err().map(|(error, reason)| (error.kind, reason.clone()));
+        let decided_at = decided_at.map(|generation| DecidedAt { generation, identities: made.identities });
         let event = self.event(made.now).json(Some(request.parameters()), made.notes, error)?;
         // What is not recorded is not answered: an early return here zeroizes the result.
         if self.session.region.commit(vec![event], decided_at)? {
@@ -352,7 +378,7 @@ impl<'a> Entry<'a> {
     ) -> Result<KmsError, KmsError> {
         let now = self.session.region.clock.now();
         let event = self.event(now).json(parameters, notes, Some((error.kind, error.message.clone())))?;
-        self.session.region.commit(vec![event], decided_at)?;
+        self.session.region.commit(vec![event], decided_at.map(Into::into))?;
         Ok(error)
     }
 }
@@ -363,6 +389,8 @@ struct Made {
     notes: Notes,
     service_events: Vec<Vec<u8>>,
     shares: bool,
+    /// The generation of the identities that it was decided by.
+    identities: Option<u64>,
 }
 
 impl KeyService for Session {
@@ -456,7 +484,8 @@ impl KeyService for Session {
 impl Ledger for Session {
     /// Read it before the decision whose life hangs on it.
     fn generation(&self) -> Result<Option<u64>, KmsError> {
-        self.region.generation().map(Some)
+        // Both only grow, so that the sum moves whenever one of them does.
+        Ok(Some(self.region.generation()? + self.region.identities.generation()?))
     }
 
     fn record(&self, event: FileEvent, sync: bool) -> Result<(), KmsError> {

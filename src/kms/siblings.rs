@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::home::{Home, HomeError, KmsOptions, open_core};
+use super::identity::Identities;
 use super::region::Core;
 use super::{KmsError, KmsErrorKind};
 use crate::iam::Region;
@@ -14,13 +15,21 @@ use crate::iam::Region;
 pub struct Siblings {
     home: Home,
     options: KmsOptions,
+    identities: Arc<Identities>,
     open: Mutex<BTreeMap<Region, Weak<Core>>>,
 }
 
 impl Siblings {
     /// Of a home.
     pub fn new(home: Home, options: KmsOptions) -> Arc<Self> {
-        Arc::new(Self { home, options, open: Mutex::default() })
+        let (passphrase, clock) = (options.passphrase.clone(), options.clock.clone());
+        let identities = Arc::new(Identities::new(home.path(), passphrase, clock));
+        Arc::new(Self { home, options, identities, open: Mutex::default() })
+    }
+
+    /// Who there is, in all regions.
+    pub fn identities(&self) -> &Arc<Identities> {
+        &self.identities
     }
 
     /// A region, opened if it is not. Its thread is not started: only who asked for the region itself has it.

@@ -55,7 +55,7 @@ pub(crate) fn errno(error: &VolumeError) -> i32 {
 
 fn key_errno(kind: KmsErrorKind) -> i32 {
     match kind {
-        KmsErrorKind::AccessDenied => libc::EACCES,
+        KmsErrorKind::AccessDenied | KmsErrorKind::Identity(_) => libc::EACCES,
         KmsErrorKind::Disabled | KmsErrorKind::InvalidState(KeyState::Disabled | KeyState::PendingImport) => {
             libc::ENOKEY
         }
@@ -101,6 +101,7 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
             KmsErrorKind::AccessDenied => {
                 "the key's policy or an identity's does not allow it; the audit log has the reason"
             }
+            KmsErrorKind::Identity(_) => "who mounted the volume is not to be found in the key service",
             KmsErrorKind::Disabled | KmsErrorKind::InvalidState(KeyState::Disabled) => {
                 "enable the key and open the file again"
             }

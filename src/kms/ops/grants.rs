@@ -57,7 +57,7 @@ fn check_party(
 /// A principal as grants name it; it must exist.
 fn principal(call: &Call<'_, '_>, arn: &str) -> Result<Party> {
     match arn.parse::<Principal>() {
-        Ok(known) if call.principal_exists(&known) => Ok(Party::Principal(arn.to_owned())),
+        Ok(known) if call.principal_exists(&known)? => Ok(Party::Principal(arn.to_owned())),
         _ => Err(not_a_principal(arn)),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{key, only, refused};
-use crate::iam::{IamError, KeyArn, KeyPolicy, Policy, PolicyKind};
+use crate::iam::{IamError, KeyArn, KeyPolicy, Named, Policy, PolicyKind};
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Result, Subject};
 use crate::kms::events::Parameters;
@@ -42,6 +42,14 @@ pub fn own_policy(
         };
         refused(kind, error.to_string())
     })?;
+    for named in policy.named() {
+        if let Named::Principal(principal) = named
+            && !call.principal_exists(principal)?
+        {
+            let message = "Policy contains a statement with one or more invalid principals.";
+            return Err(refused(KmsErrorKind::MalformedPolicyDocument, message));
+        }
+    }
     if !bypass && call.may_use_key("kms:PutKeyPolicy", arn, kind, &policy, None, None).is_err() {
         let message = "The new key policy will not allow you to update the key policy in the future.";
         return Err(refused(KmsErrorKind::MalformedPolicyDocument, message));

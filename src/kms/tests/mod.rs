@@ -5,6 +5,7 @@ mod export;
 mod grant_requests;
 mod grants;
 mod home;
+mod identity;
 mod import;
 mod keys;
 mod labels;
