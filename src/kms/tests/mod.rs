@@ -16,6 +16,7 @@ mod policies;
 mod replicas;
 mod requests;
 mod schedule;
+mod sessions;
 mod shared;
 mod speed;
 mod states;
