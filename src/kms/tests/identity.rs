@@ -354,3 +354,92 @@ fn a_home_without_identities_has_no_directory_of_them() {
     assert!(encrypt(&session, &key, b"x").is_ok());
     assert!(bench.another().caller("alice").is_ok());
 }
+
+#[test]
+fn a_change_that_was_acknowledged_is_in_every_decision_after_it() {
+    let bench = Bench::new();
+    let key = make(&bench.session());
+    user(&bench, "alice");
+    put(&bench, "alice", &allow("kms:*"));
+    // Several processes, each busy with calls of alice's while her policy comes and goes.
+    let services: Vec<_> = (0..2).map(|_| bench.another()).collect();
+    let sessions: Vec<Session> =
+        services.iter().map(|kms| kms.session(kms.caller("alice").unwrap(), &region()).unwrap()).collect();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for session in &sessions {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Allowed or denied: either may be at this moment, but nothing else.
+                    let answer = encrypt(session, &key, b"x");
+                    assert!(answer.is_ok() || denied(answer));
+                }
+            });
+        }
+        for _ in 0..30 {
+            put(&bench, "alice", &deny("kms:*"));
+            for session in &sessions {
+                assert!(denied(encrypt(session, &key, b"x")));
+            }
+            put(&bench, "alice", &allow("kms:*"));
+            for session in &sessions {
+                assert!(encrypt(session, &key, b"x").is_ok());
+            }
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(bench.session().verify_log(None).is_ok());
+    assert!(root(&bench).verify_log(None).is_ok());
+}
+
+#[test]
+fn a_generation_that_a_crash_left_ahead_of_the_directory_hinders_nobody() {
+    let bench = Bench::new();
+    let key = make(&bench.session());
+    user(&bench, "alice");
+    put(&bench, "alice", &allow("kms:*"));
+    let alice = session(&bench, "alice");
+    assert!(encrypt(&alice, &key, b"x").is_ok());
+    // As if somebody had been killed between the file and the commit.
+    let path = bench.dir.path().join("home/iam/generation");
+    let before = u64::from_le_bytes(std::fs::read(&path).unwrap().try_into().unwrap());
+    std::fs::write(&path, (before + 5).to_le_bytes()).unwrap();
+    assert!(encrypt(&alice, &key, b"x").is_ok());
+    put(&bench, "alice", &deny("kms:*"));
+    assert!(denied(encrypt(&alice, &key, b"x")));
+    let after = u64::from_le_bytes(std::fs::read(&path).unwrap().try_into().unwrap());
+    assert!(after > before + 5);
+}
+
+#[test]
+fn a_grant_is_for_somebody_who_is_there() {
+    let bench = Bench::new();
+    let owner = bench.session();
+    let key = make(&owner);
+    let grantee = format!("arn:aws:iam::{ACCOUNT}:user/alice");
+    let grant = || {
+        json(
+            &owner,
+            "CreateGrant",
+            json!({"KeyId": key, "GranteePrincipal": grantee, "Operations": ["Encrypt"]}),
+        )
+    };
+    user(&bench, "bob");
+    assert_eq!(grant().unwrap_err().kind, KmsErrorKind::InvalidArn);
+    user(&bench, "alice");
+    grant().unwrap();
+    let alice = session(&bench, "alice");
+    assert!(encrypt(&alice, &key, b"x").is_ok());
+    // A Deny of the user's own beats the grant; a boundary does not narrow it.
+    put(&bench, "alice", &deny("kms:Encrypt"));
+    assert!(denied(encrypt(&alice, &key, b"x")));
+    put(&bench, "alice", &allow("iam:*"));
+    let body =
+        json!({"UserName": "alice", "PermissionsBoundary": "arn:aws:iam::aws:policy/IAMReadOnlyAccess"});
+    ask(&root(&bench), "PutUserPermissionsBoundary", body).unwrap();
+    assert!(encrypt(&alice, &key, b"x").is_ok());
+    put(&bench, "alice", &allow("iam:Get*"));
+    ask(&root(&bench), "DeleteUserPolicy", json!({"UserName": "alice", "PolicyName": "p"})).unwrap();
+    ask(&root(&bench), "DeleteUser", json!({"UserName": "alice"})).unwrap();
+    assert!(denied(encrypt(&alice, &key, b"x")));
+}
