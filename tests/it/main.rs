@@ -1,6 +1,7 @@
 //! Tests from outside: each module drives the library or the program as a user would.
 
 mod cli;
+mod cli_as;
 mod cli_grants;
 mod cli_import;
 mod cli_keys;
