@@ -72,6 +72,7 @@ impl Operation for CreateAliasRequest {
         let (id, now) = (key.arn.key, call.now.as_millisecond());
         let row = AliasRow { key: (id.multi_region, id.bytes), created: now, updated: now };
         rows::put_alias(call.writer()?, &account, &name, &row, None)?;
+        call.notes.changed = Some(key.arn_text.clone());
         Ok(())
     }
 }
@@ -114,6 +115,7 @@ impl Operation for UpdateAliasRequest {
         let (id, updated) = (target.arn.key, call.now.as_millisecond());
         let row = AliasRow { key: (id.multi_region, id.bytes), updated, ..row };
         rows::put_alias(call.writer()?, &account, &name, &row, Some(&before.arn.key))?;
+        call.notes.changed = Some(target.arn_text.clone());
         Ok(())
     }
 }
@@ -137,6 +139,7 @@ impl Operation for DeleteAliasRequest {
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<()> {
         let (key, name, account) = (only(keys)?, parsed(&self.alias_name)?, call.account().clone());
         rows::delete_alias(call.writer()?, &account, &name, &key.arn.key)?;
+        call.notes.changed = Some(key.arn_text.clone());
         Ok(())
     }
 }

@@ -285,6 +285,7 @@ impl Operation for CreateKeyRequest {
             rows::put_material(tx, &id, *number, material)?;
         }
         call.note(&arn);
+        call.notes.changed = Some(arn.to_string());
         Ok(DescribeKeyResponse { key_metadata: describe(&arn, &row, &materials, &BTreeMap::new())? })
     }
 }

@@ -55,6 +55,8 @@ fn every_call_leaves_one_event_allowed_or_not() {
     assert_eq!(encrypt["resources"], json!([{"accountId": ACCOUNT, "type": "AWS::KMS::Key", "ARN": arn}]));
     let change: serde_json::Value = serde_json::from_str(&found[2].json).unwrap();
     assert_eq!(change["responseElements"], json!({"keyId": arn}));
+    let made: serde_json::Value = serde_json::from_str(&found[4].json).unwrap();
+    assert_eq!(made["responseElements"], json!({"keyId": arn}));
     let text: String = found.iter().map(|f| f.json.as_str()).collect();
     assert!(!text.contains("must not be in the log"));
     assert!(session.verify_log(None).is_ok());
