@@ -2,8 +2,9 @@
 //! (scripts/clients). Where an environment is absent these tests fail.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +15,9 @@ use serde_json::json;
 
 const ACCOUNT: &str = "000000000000";
 const REGION: &str = "us-east-1";
+/// Access keys of the accounts' roots, as AWS's documentation has them.
+const ROOT: [&str; 2] = ["AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"];
+const OTHER_ROOT: [&str; 2] = ["AKIAI44QH8DHBEXAMPLE", "je7MtGbClwBF2Zp9Utkh3yCo8nvbEXAMPLEKEY"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -42,6 +46,87 @@ fn run(command: &mut Command) -> String {
 /// A script of tests/clients.
 fn script(name: &str) -> PathBuf {
     root().join("tests/clients").join(name)
+}
+
+/// The folder of the packages of tests/clients/package-lock.json.
+fn node_modules() -> PathBuf {
+    let wanted = fs::read(root().join("tests/clients/package-lock.json")).unwrap();
+    let made_of = fs::read(root().join("target/tools/js/installed.json")).unwrap_or_default();
+    assert!(
+        wanted == made_of,
+        "the JavaScript client is absent or of another version: run scripts/clients, or scripts/test"
+    );
+    root().join("target/tools/js/node_modules")
+}
+
+/// `kmsfs serve` with two regions and the roots of two accounts; it ends when it is dropped.
+struct Server {
+    dir: tempfile::TempDir,
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("kmsfs-it-").tempdir().unwrap();
+        let kmsfs = |args: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+            command.args(args).current_dir(dir.path()).env("KMSFS_HOME", dir.path().join("home"));
+            for inherited in ["AWS_REGION", "KMSFS_ACCOUNT", "KMSFS_PASSPHRASE_FILE"] {
+                command.env_remove(inherited);
+            }
+            command.stdin(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        for region in ["eu-west-1", REGION] {
+            fs::create_dir(dir.path().join(region)).unwrap();
+            run(&mut kmsfs(&["--region", region, "init", region]));
+        }
+        let [own, other] = [(ROOT, ACCOUNT), (OTHER_ROOT, "111122223333")]
+            .map(|([id, secret], account)| format!("{id}:{secret}={account}"));
+        let mut serve = kmsfs(&["serve", "--listen", "127.0.0.1:0"]);
+        serve.args(["--dev-credentials", &own, "--dev-credentials", &other]);
+        let mut child = serve.stdout(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
+        let url = told.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("told {told:?}"));
+        let url = url.to_owned();
+        Self { dir, child, url }
+    }
+
+    /// A client that knows the server and its access keys, and nothing of this machine's.
+    fn client(&self, program: impl AsRef<std::ffi::OsStr>, script_name: &str) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("AWS_")) {
+                command.env_remove(name);
+            }
+        }
+        let none = self.dir.path().join("none");
+        command
+            .arg(script(script_name))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .env("AWS_ENDPOINT_URL", &self.url)
+            .env("AWS_DEFAULT_REGION", REGION)
+            .env("AWS_CONFIG_FILE", &none)
+            .env("AWS_SHARED_CREDENTIALS_FILE", &none)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_ACCESS_KEY_ID", ROOT[0])
+            .env("AWS_SECRET_ACCESS_KEY", ROOT[1])
+            .env("OTHER_ACCESS_KEY_ID", OTHER_ROOT[0])
+            .env("OTHER_SECRET_ACCESS_KEY", OTHER_ROOT[1])
+            .env("NO_PROXY", "127.0.0.1")
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A clock that is set by hand.
@@ -92,4 +177,32 @@ fn awsclis_validator_accepts_an_export_and_refuses_what_was_done_to_it() {
     validator.arg(script("digest_validator.py")).arg(&out).arg(&listed);
     let told = run(validator.args([start.to_string(), done.until.to_string()]));
     assert!(told.contains("15 changes refused"), "{told}");
+}
+
+/// Parts of tests/clients/conformance.py; with all of them it demands that every operation was answered and refused.
+const CONFORMANCE: [&str; 9] =
+    ["keys", "aliases", "policies", "tags", "rotation", "symmetric", "pairs", "grants", "trail"];
+
+#[test]
+fn botocores_model_describes_every_raw_answer() {
+    let server = Server::new();
+    run(server.client(python(), "conformance.py").args(CONFORMANCE));
+}
+
+#[test]
+fn the_aws_cli_does_what_people_type() {
+    let server = Server::new();
+    run(server.client(python(), "aws_cli.py").args(["program", "keys", "crypto", "grants", "trail"]));
+}
+
+#[test]
+fn the_encryption_sdk_seals_a_file_and_opens_it_while_the_key_serves() {
+    let server = Server::new();
+    run(&mut server.client(python(), "encryption_sdk.py"));
+}
+
+#[test]
+fn the_javascript_sdk_reads_answers_errors_and_pages() {
+    let server = Server::new();
+    run(server.client("node", "javascript.mjs").arg(node_modules()));
 }

@@ -1,0 +1,163 @@
+"""The AWS CLI over every operation of KMS, sts, iam and CloudTrail: commands as people type them.
+
+aws_cli.py SECTION...
+
+awscli runs in this process, since starting it takes most of a command's time; one command is started as a program.
+Environment as for conformance.py.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+
+import awscli.clidriver
+
+ACCOUNT, OTHER = "000000000000", "111122223333"
+DRIVER = awscli.clidriver.create_clidriver()
+os.environ["AWS_PAGER"] = ""
+
+
+def attempt(command):
+    """Status, output and errors of `aws COMMAND`."""
+    out, errors = io.StringIO(), io.StringIO()
+    # `--query --output text` writes to the buffer of bytes of a terminal.
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        status = DRIVER.main(shlex.split(command))
+    return status, out.getvalue(), errors.getvalue()
+
+
+def aws(command, **values):
+    status, out, errors = attempt(command.format(**values))
+    assert status == 0, f"aws {command.format(**values)}: {errors}"
+    if "--output text" in command:
+        return out.strip()
+    return json.loads(out) if out else None
+
+
+def refused(error, command, **values):
+    """The command must fail with this error of the service."""
+    status, _, errors = attempt(command.format(**values))
+    assert status != 0 and f"({error})" in errors, f"aws {command.format(**values)}: {status} {errors}"
+
+
+def new_key(options=""):
+    return aws(f"kms create-key {options} --query KeyMetadata.KeyId --output text")
+
+
+def program():
+    """Started as a program, with what it finds by itself."""
+    aws = str(pathlib.Path(sys.executable).with_name("aws"))
+    told = subprocess.run([aws, "kms", "list-keys"], capture_output=True, text=True)
+    assert told.returncode == 0 and "Keys" in json.loads(told.stdout), told.stderr
+
+
+def keys():
+    key = new_key("--description 'a key' --tags TagKey=a,TagValue=b")
+    assert aws("kms describe-key --key-id {key}", key=key)["KeyMetadata"]["Description"] == "a key"
+    # The CLI follows the pages.
+    assert key in [k["KeyId"] for k in aws("kms list-keys --page-size 2")["Keys"]]
+    aws("kms update-key-description --key-id {key} --description other", key=key)
+    aws("kms disable-key --key-id {key}", key=key)
+    refused("DisabledException", "kms encrypt --key-id {key} --plaintext eA==", key=key)
+    aws("kms enable-key --key-id {key}", key=key)
+    assert aws("kms get-key-last-usage --key-id {key}", key=key)["KeyCreationDate"]
+    aws("kms create-alias --alias-name alias/cli --target-key-id {key}", key=key)
+    aws("kms update-alias --alias-name alias/cli --target-key-id {key}", key=new_key())
+    refused("AlreadyExistsException", "kms create-alias --alias-name alias/cli --target-key-id {key}", key=key)
+    assert any(a["AliasName"] == "alias/cli" for a in aws("kms list-aliases")["Aliases"])
+    aws("kms delete-alias --alias-name alias/cli")
+    policy = aws("kms get-key-policy --key-id {key} --policy-name default --query Policy --output text", key=key)
+    aws("kms put-key-policy --key-id {key} --policy-name default --policy {policy}", key=key, policy=shlex.quote(policy))
+    assert aws("kms list-key-policies --key-id {key}", key=key)["PolicyNames"] == ["default"]
+    aws("kms tag-resource --key-id {key} --tags TagKey=c,TagValue=d", key=key)
+    aws("kms untag-resource --key-id {key} --tag-keys a", key=key)
+    assert aws("kms list-resource-tags --key-id {key}", key=key)["Tags"] == [{"TagKey": "c", "TagValue": "d"}]
+    aws("kms enable-key-rotation --key-id {key} --rotation-period-in-days 180", key=key)
+    assert aws("kms get-key-rotation-status --key-id {key}", key=key)["RotationPeriodInDays"] == 180
+    aws("kms disable-key-rotation --key-id {key}", key=key)
+    aws("kms rotate-key-on-demand --key-id {key}", key=key)
+    assert len(aws("kms list-key-rotations --key-id {key}", key=key)["Rotations"]) == 1
+    assert aws("kms schedule-key-deletion --key-id {key} --pending-window-in-days 7", key=key)["KeyState"] == "PendingDeletion"
+    refused("KMSInvalidStateException", "kms enable-key --key-id {key}", key=key)
+    aws("kms cancel-key-deletion --key-id {key}", key=key)
+    refused("NotFoundException", "kms describe-key --key-id alias/cli")
+
+
+def crypto():
+    # The recipe of AWS's documentation: files in, base64 out.
+    key, second = new_key(), new_key()
+    with tempfile.TemporaryDirectory() as scratch:
+        plain, sealed = pathlib.Path(scratch) / "plain", pathlib.Path(scratch) / "sealed"
+        plain.write_bytes(b"a secret \xff")
+        blob = aws("kms encrypt --key-id {key} --plaintext fileb://{plain} --encryption-context a=b "
+                   "--query CiphertextBlob --output text", key=key, plain=plain)
+        sealed.write_bytes(base64.b64decode(blob))
+        opened = aws("kms decrypt --ciphertext-blob fileb://{sealed} --encryption-context a=b --query Plaintext --output text",
+                     sealed=sealed)
+        assert base64.b64decode(opened) == b"a secret \xff"
+        refused("InvalidCiphertextException", "kms decrypt --ciphertext-blob fileb://{sealed}", sealed=sealed)
+        moved = aws("kms re-encrypt --ciphertext-blob fileb://{sealed} --source-encryption-context a=b "
+                    "--destination-key-id {second}", sealed=sealed, second=second)
+        assert moved["KeyId"].endswith(second), moved
+        data = aws("kms generate-data-key --key-id {key} --key-spec AES_256", key=key)
+        assert len(base64.b64decode(data["Plaintext"])) == 32
+        aws("kms generate-data-key-without-plaintext --key-id {key} --number-of-bytes 16", key=key)
+        aws("kms generate-data-key-pair --key-id {key} --key-pair-spec ECC_NIST_P256", key=key)
+        aws("kms generate-data-key-pair-without-plaintext --key-id {key} --key-pair-spec ECC_NIST_P256", key=key)
+        assert aws("kms generate-random --number-of-bytes 32")["Plaintext"]
+        message, signature = plain, pathlib.Path(scratch) / "signature"
+        signer = new_key("--key-spec ECC_NIST_P256 --key-usage SIGN_VERIFY")
+        common = f"--key-id {signer} --message fileb://{message} --message-type RAW --signing-algorithm ECDSA_SHA_256"
+        signature.write_bytes(base64.b64decode(aws(f"kms sign {common} --query Signature --output text")))
+        assert aws(f"kms verify {common} --signature fileb://{signature}")["SignatureValid"] is True
+        plain.write_bytes(b"another")
+        refused("KMSInvalidSignatureException", f"kms verify {common} --signature fileb://{signature}")
+        # openssl reads the public key.
+        public = pathlib.Path(scratch) / "public"
+        public.write_bytes(base64.b64decode(aws(f"kms get-public-key --key-id {signer} --query PublicKey --output text")))
+        code = pathlib.Path(scratch) / "code"
+        mac = new_key("--key-spec HMAC_256 --key-usage GENERATE_VERIFY_MAC")
+        common = f"--key-id {mac} --message fileb://{message} --mac-algorithm HMAC_SHA_256"
+        code.write_bytes(base64.b64decode(aws(f"kms generate-mac {common} --query Mac --output text")))
+        assert aws(f"kms verify-mac {common} --mac fileb://{code}")["MacValid"] is True
+        agreeing = new_key("--key-spec ECC_NIST_P256 --key-usage KEY_AGREEMENT")
+        assert aws("kms derive-shared-secret --key-id {key} --key-agreement-algorithm ECDH --public-key fileb://{public}",
+                   key=agreeing, public=public)["SharedSecret"]
+
+
+def grants():
+    key = new_key()
+    made = aws("kms create-grant --key-id {key} --grantee-principal arn:aws:iam::{other}:root --operations Decrypt Encrypt "
+               "--retiring-principal arn:aws:iam::{account}:root --constraints EncryptionContextSubset={{a=b}}",
+               key=key, other=OTHER, account=ACCOUNT)
+    assert [g["GrantId"] for g in aws("kms list-grants --key-id {key}", key=key)["Grants"]] == [made["GrantId"]]
+    assert aws("kms list-retirable-grants --retiring-principal arn:aws:iam::{account}:root", account=ACCOUNT)["Grants"]
+    aws("kms retire-grant --grant-token {token}", token=made["GrantToken"])
+    second = aws("kms create-grant --key-id {key} --grantee-principal arn:aws:iam::{other}:root --operations Decrypt",
+                 key=key, other=OTHER)
+    aws("kms revoke-grant --key-id {key} --grant-id {grant}", key=key, grant=second["GrantId"])
+    assert aws("kms list-grants --key-id {key}", key=key)["Grants"] == []
+
+
+def trail():
+    aws("kms list-aliases")
+    events = aws("cloudtrail lookup-events --lookup-attributes AttributeKey=EventName,AttributeValue=ListAliases "
+                 "--max-items 1")["Events"]
+    assert json.loads(events[0]["CloudTrailEvent"])["userAgent"].startswith("aws-cli/"), events
+    assert aws("cloudtrail describe-trails")["trailList"][0]["Name"] == "kmsfs"
+    assert aws("cloudtrail get-trail-status --name kmsfs")["IsLogging"] is True
+    assert "PublicKeyList" in aws("cloudtrail list-public-keys")
+
+
+SECTIONS = {"program": program, "keys": keys, "crypto": crypto, "grants": grants, "trail": trail}
+
+for name in sys.argv[1:]:
+    SECTIONS[name]()
+    print(f"{name}: ok")
