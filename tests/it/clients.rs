@@ -180,19 +180,35 @@ fn awsclis_validator_accepts_an_export_and_refuses_what_was_done_to_it() {
 }
 
 /// Parts of tests/clients/conformance.py; with all of them it demands that every operation was answered and refused.
-const CONFORMANCE: [&str; 9] =
-    ["keys", "aliases", "policies", "tags", "rotation", "symmetric", "pairs", "grants", "trail"];
+const CONFORMANCE: [&str; 13] = [
+    "keys",
+    "aliases",
+    "policies",
+    "tags",
+    "rotation",
+    "symmetric",
+    "pairs",
+    "kem",
+    "grants",
+    "imports",
+    "replicas",
+    "stores",
+    "trail",
+];
 
 #[test]
 fn botocores_model_describes_every_raw_answer() {
     let server = Server::new();
-    run(server.client(python(), "conformance.py").args(CONFORMANCE));
+    let told = run(server.client(python(), "conformance.py").args(CONFORMANCE));
+    assert!(told.contains("operations of botocore's model"), "{told}");
 }
 
 #[test]
 fn the_aws_cli_does_what_people_type() {
     let server = Server::new();
-    run(server.client(python(), "aws_cli.py").args(["program", "keys", "crypto", "grants", "trail"]));
+    run(server
+        .client(python(), "aws_cli.py")
+        .args(["program", "keys", "crypto", "grants", "imports", "regions", "trail"]));
 }
 
 #[test]
