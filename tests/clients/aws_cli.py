@@ -2,7 +2,8 @@
 
 aws_cli.py SECTION...
 
-Encapsulate and Decapsulate are not in awscli's model yet; conformance.py has them. awscli runs in this process, since starting it takes most of a command's time; one command is started as a program.
+Encapsulate and Decapsulate are not in awscli's model yet; conformance.py has them. awscli runs in this process, since
+starting it takes most of a command's time; a few commands are started as a program.
 Environment as for conformance.py.
 """
 
@@ -190,6 +191,47 @@ def regions():
     refused("UnsupportedOperationException", "kms describe-custom-key-stores")
 
 
+def identity():
+    assert aws("sts get-caller-identity")["Arn"] == f"arn:aws:iam::{ACCOUNT}:root"
+    made = aws("iam create-user --user-name bob")["User"]
+    aws("iam put-user-policy --user-name bob --policy-name all --policy-document {policy}", policy=shlex.quote(json.dumps(
+        {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["kms:*", "sts:*"], "Resource": "*"}]})))
+    key = aws("iam create-access-key --user-name bob")["AccessKey"]
+    trust = {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": made["Arn"]}, "Action": "sts:AssumeRole"}]}
+    role = aws("iam create-role --role-name helper --assume-role-policy-document {trust}",
+               trust=shlex.quote(json.dumps(trust)))["Role"]["Arn"]
+    with tempfile.NamedTemporaryFile("w") as config:
+        # Profiles as people have them: a user, and a role that the CLI takes on by itself.
+        config.write(f"[profile bob]\naws_access_key_id = {key['AccessKeyId']}\n"
+                     f"aws_secret_access_key = {key['SecretAccessKey']}\n"
+                     f"[profile helper]\nrole_arn = {role}\nsource_profile = bob\n")
+        config.flush()
+        environment = {n: v for n, v in os.environ.items() if not n.startswith(("AWS_ACCESS", "AWS_SECRET"))}
+        environment["AWS_CONFIG_FILE"] = config.name
+        aws_program = str(pathlib.Path(sys.executable).with_name("aws"))
+
+        def profile(name, command):
+            return subprocess.run([aws_program, "--profile", name, *shlex.split(command)], capture_output=True, text=True,
+                                  env=environment)
+
+        told = profile("helper", "sts get-caller-identity --query Arn --output text")
+        assert told.stdout.startswith(f"arn:aws:sts::{ACCOUNT}:assumed-role/helper/"), told
+        told = profile("helper", "kms list-keys")
+        assert told.returncode != 0 and "AccessDeniedException" in told.stderr, told
+        told = profile("bob", "kms list-keys")
+        assert told.returncode == 0, told
+        told = profile("bob", "sts get-session-token")
+        assert json.loads(told.stdout)["Credentials"]["SessionToken"], told
+    assert aws("iam list-users")["Users"] and aws("iam get-user --user-name bob")["User"] and aws("iam list-roles")["Roles"]
+    refused("DeleteConflict", "iam delete-user --user-name bob")
+    aws("iam delete-access-key --user-name bob --access-key-id {key}", key=key["AccessKeyId"])
+    aws("iam delete-user-policy --user-name bob --policy-name all")
+    aws("iam delete-user --user-name bob")
+    aws("iam delete-role --role-name helper")
+    refused("NoSuchEntity", "iam get-user --user-name bob")
+
+
 def trail():
     aws("kms list-aliases")
     events = aws("cloudtrail lookup-events --lookup-attributes AttributeKey=EventName,AttributeValue=ListAliases "
@@ -202,7 +244,7 @@ def trail():
 
 SECTIONS = {
     "program": program, "keys": keys, "crypto": crypto, "grants": grants, "imports": imports, "regions": regions,
-    "trail": trail,
+    "identity": identity, "trail": trail,
 }
 
 for name in sys.argv[1:]:

@@ -485,6 +485,77 @@ def trail():
     service.refuses("ListPublicKeys", "InvalidTimeRangeException", StartTime=soon(), EndTime=soon() - datetime.timedelta(days=1))
 
 
+def identity():
+    """IAM and STS, each judged by its own model; users and sessions sign."""
+    iam, sts = Service("iam"), Service("sts")
+    who = sts.GetCallerIdentity()
+    assert (who["Arn"], who["Account"], who["UserId"]) == (ROOT, ACCOUNT, ACCOUNT), who
+    user = iam.CreateUser(UserName="alice", Path="/staff/", Tags=[{"Key": "a", "Value": "b"}])["User"]
+    assert user["Arn"] == f"arn:aws:iam::{ACCOUNT}:user/staff/alice" and user["UserId"].startswith("AIDA"), user
+    iam.refuses("CreateUser", "EntityAlreadyExists", UserName="alice")
+    iam.refuses("GetUser", "NoSuchEntity", UserName="nobody")
+    assert iam.GetUser(UserName="alice")["User"]["UserId"] == user["UserId"]
+    assert "alice" in [u["UserName"] for u in iam.ListUsers()["Users"]]
+    allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}
+    iam.PutUserPolicy(UserName="alice", PolicyName="keys", PolicyDocument=json.dumps(allow))
+    assert iam.GetUserPolicy(UserName="alice", PolicyName="keys")["PolicyDocument"] == allow
+    assert iam.ListUserPolicies(UserName="alice")["PolicyNames"] == ["keys"]
+    iam.refuses("PutUserPolicy", "MalformedPolicyDocument", UserName="alice", PolicyName="bad", PolicyDocument="{}")
+    made = iam.CreateAccessKey(UserName="alice")["AccessKey"]
+    alice = (made["AccessKeyId"], made["SecretAccessKey"])
+    assert Service("sts", credentials=alice).GetCallerIdentity()["Arn"] == user["Arn"]
+    theirs = Service("kms", credentials=alice)
+    key = make()["KeyId"]
+    blob = theirs.Encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+    iam.DeleteUserPolicy(UserName="alice", PolicyName="keys")
+    theirs.refuses("Decrypt", "AccessDeniedException", CiphertextBlob=blob)
+    assert iam.ListAccessKeys(UserName="alice")["AccessKeyMetadata"][0]["AccessKeyId"] == alice[0]
+
+    policy = iam.CreatePolicy(PolicyName="keys", PolicyDocument=json.dumps(allow))["Policy"]
+    iam.CreateGroup(GroupName="staff")
+    iam.AddUserToGroup(GroupName="staff", UserName="alice")
+    iam.AttachGroupPolicy(GroupName="staff", PolicyArn=policy["Arn"])
+    assert theirs.Decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    assert [u["UserName"] for u in iam.GetGroup(GroupName="staff")["Users"]] == ["alice"]
+    assert iam.ListAttachedGroupPolicies(GroupName="staff")["AttachedPolicies"][0]["PolicyName"] == "keys"
+    assert iam.GetPolicyVersion(PolicyArn=policy["Arn"], VersionId="v1")["PolicyVersion"]["IsDefaultVersion"] is True
+    iam.refuses("DeletePolicy", "DeleteConflict", PolicyArn=policy["Arn"])
+
+    trust = {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": user["Arn"]}, "Action": "sts:AssumeRole"}]}
+    role = iam.CreateRole(RoleName="opener", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
+    assert iam.GetRole(RoleName="opener")["Role"]["RoleId"] == role["RoleId"]
+    iam.AttachRolePolicy(RoleName="opener", PolicyArn=policy["Arn"])
+    assert "opener" in [r["RoleName"] for r in iam.ListRoles()["Roles"]]
+    assume = {"RoleArn": role["Arn"], "RoleSessionName": "test"}
+    iam.PutUserPolicy(UserName="alice", PolicyName="assume", PolicyDocument=json.dumps(
+        {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}]}))
+    given = Service("sts", credentials=alice).AssumeRole(**assume)
+    session = tuple(given["Credentials"][n] for n in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
+    who = Service("sts", credentials=session).GetCallerIdentity()
+    assert who["Arn"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/opener/test", who
+    assert Service("kms", credentials=session).Decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    sts.refuses("AssumeRole", "AccessDenied", **assume)
+    own = Service("sts", credentials=alice).GetSessionToken()["Credentials"]
+    own = tuple(own[n] for n in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
+    assert Service("sts", credentials=own).GetCallerIdentity()["Arn"] == user["Arn"]
+    forged = (*session[:2], session[2][:-8] + "AAAAAAAA")
+    Service("sts", credentials=forged).refuses("GetCallerIdentity", "InvalidClientTokenId", **{})
+
+    iam.UpdateAccessKey(UserName="alice", AccessKeyId=alice[0], Status="Inactive")
+    Service("sts", credentials=alice).refuses("GetCallerIdentity", "InvalidClientTokenId")
+    iam.refuses("DeleteUser", "DeleteConflict", UserName="alice")
+    iam.DeleteAccessKey(UserName="alice", AccessKeyId=alice[0])
+    iam.DeleteUserPolicy(UserName="alice", PolicyName="assume")
+    iam.RemoveUserFromGroup(GroupName="staff", UserName="alice")
+    iam.DetachGroupPolicy(GroupName="staff", PolicyArn=policy["Arn"])
+    iam.DetachRolePolicy(RoleName="opener", PolicyArn=policy["Arn"])
+    for operation, parameters in {"DeleteUser": {"UserName": "alice"}, "DeleteGroup": {"GroupName": "staff"},
+                                  "DeleteRole": {"RoleName": "opener"}, "DeletePolicy": {"PolicyArn": policy["Arn"]}}.items():
+        getattr(iam, operation)(**parameters)
+        iam.refuses(operation, "NoSuchEntity", **parameters)
+
+
 KMS = {
     "keys": keys, "aliases": aliases, "policies": policies, "tags": tags, "rotation": rotation, "symmetric": symmetric,
     "pairs": pairs, "kem": kem, "grants": grants, "imports": imports, "replicas": replicas, "stores": stores,
@@ -494,7 +565,7 @@ KMS = {
 def main():
     asked = sys.argv[1:]
     for name in asked:
-        {**KMS, "trail": trail}[name]()
+        {**KMS, "trail": trail, "identity": identity}[name]()
         print(f"{name}: ok")
     done = set().union(*(s.judge.done for s in ALL))
     refused = set().union(*(s.judge.refused for s in ALL))
