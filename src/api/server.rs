@@ -239,10 +239,13 @@ async fn serve(
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    ended: watch::Receiver<bool>,
+    mut ended: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     let Some(tls) = tls else { return http_1(shared, stream, peer, ended).await };
-    let shaken = tokio::time::timeout(shared.options.body_timeout, tls.accept(stream)).await;
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(shared.options.body_timeout, tls.accept(stream)) => shaken,
+        _ = ended.wait_for(|end| *end) => return Ok(()),
+    };
     let stream = shaken.map_err(|_| "the TLS handshake took too long")??;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http_2(shared, stream, peer, ended).await

@@ -189,11 +189,14 @@ const ANSWER: usize = 16 * 1024;
 
 /// Reads a request, calls, and writes the answer.
 pub fn json<O: Operation>(session: &Session, body: &[u8]) -> std::result::Result<Vec<u8>, KmsError> {
+    // A structure could be read from a list too, its members in their order here.
+    let listed = body.trim_ascii_start().first() == Some(&b'[');
     let request: O = match serde_json::from_slice(if body.is_empty() { b"{}" } else { body }) {
-        Ok(request) => request,
-        Err(error) => {
+        Ok(request) if !listed => request,
+        refused => {
             // The library's own text may show what stood there.
-            let (name, line, column) = (O::ROW.name, error.line(), error.column());
+            let (line, column) = refused.err().map_or((1, 1), |error| (error.line(), error.column()));
+            let name = O::ROW.name;
             let message = format!("this is no request of {name} in JSON: line {line}, column {column}");
             return Err(session.refuse_unread(O::ROW, KmsError::new(KmsErrorKind::Serialization, message)));
         }

@@ -1,5 +1,6 @@
 //! Tests from outside: each module drives the library or the program as a user would.
 
+mod api;
 mod cli;
 mod cli_as;
 mod cli_grants;

@@ -1,0 +1,8 @@
+//! The key service over HTTP: raw requests through a socket, signed by a signer that shares nothing with the server.
+
+mod bed;
+mod limits;
+mod program;
+mod refusals;
+mod requests;
+mod tls;

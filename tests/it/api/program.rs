@@ -1,0 +1,151 @@
+//! `kmsfs serve` as a program: what it prints, its signals, systemd's two protocols.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::bed::{ACCOUNT, Ask, ID, SECRET, connect, exchange};
+
+/// A server that is killed if its test fails.
+struct Running {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(dir: &tempfile::TempDir, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+    command
+        .arg("serve")
+        .args(args)
+        .env("KMSFS_HOME", dir.path().join("home"))
+        .env_remove("AWS_REGION")
+        .env_remove("KMSFS_ACCOUNT")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("LISTEN_FDS")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn start(command: &mut Command) -> Running {
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on http://").map(|a| a.parse().unwrap());
+    Running { address: address.unwrap_or_else(|| panic!("{line}")), child }
+}
+
+fn ends_well(mut running: Running) -> String {
+    let pid = rustix::process::Pid::from_child(&running.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = running.child.wait().unwrap();
+    let mut told = String::new();
+    std::io::Read::read_to_string(running.child.stderr.as_mut().unwrap(), &mut told).unwrap();
+    assert!(status.success(), "{status}: {told}");
+    told
+}
+
+fn lists_keys(address: SocketAddr) {
+    let answer = exchange(&mut connect(address), &Ask::new(address, "ListKeys", &json!({})).bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn it_serves_until_it_is_told_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let dev = format!("{ID}:{SECRET}={ACCOUNT}");
+    let running = start(&mut command(&dir, &["--listen", "127.0.0.1:0", "--dev-credentials", &dev]));
+    lists_keys(running.address);
+    let told = ends_well(running);
+    // Loud, and without the secret.
+    assert!(told.contains("--dev-credentials") && told.contains("for tests only"), "{told}");
+    assert!(!told.contains(SECRET), "{told}");
+}
+
+#[test]
+fn it_prints_what_points_clients_at_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dev = format!("{ID}:it's=secret={ACCOUNT}");
+    let out = command(&dir, &["--print-env", "--dev-credentials", &dev, "--listen", "127.0.0.1:4000"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let script = format!("{text}\necho \"$AWS_ENDPOINT_URL_KMS $AWS_ACCESS_KEY_ID $AWS_SECRET_ACCESS_KEY\"");
+    let shell = Command::new("sh").args(["-euc", &script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&shell.stdout), format!("http://127.0.0.1:4000 {ID} it's=secret\n"));
+    assert!(
+        text.contains("# [profile kmsfs]") && text.contains("#   endpoint_url = http://127.0.0.1:4000"),
+        "{text}"
+    );
+    // Nothing is made for it.
+    assert!(!dir.path().join("home").exists());
+}
+
+#[test]
+fn it_takes_systemds_socket_and_tells_when_it_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    notify.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // As systemd does: the socket as descriptor 3, and LISTEN_PID of the process itself.
+    let dev = format!("{ID}:{SECRET}={ACCOUNT}");
+    let script = format!("exec 3<&{}; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"", listener.as_raw_fd());
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-c", &script, env!("CARGO_BIN_EXE_kmsfs"), "serve", "--dev-credentials", &dev])
+        .env("KMSFS_HOME", dir.path().join("home"))
+        .env("NOTIFY_SOCKET", dir.path().join("notify"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let running = start(&mut shell);
+    drop(listener);
+    assert_eq!(running.address, address);
+    let said = || {
+        let mut bytes = [0; 256];
+        let length = notify.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    assert!(said().contains("READY=1"));
+    lists_keys(address);
+    ends_well(running);
+    assert!(said().contains("STOPPING=1"));
+}
+
+#[test]
+fn what_cannot_be_served_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (args, code, said) in [
+        (vec!["--listen", "0.0.0.0:0"], 2, "no loopback address"),
+        (vec!["--listen", address.as_str()], 1, "--listen chooses another address"),
+        (
+            vec!["--tls-cert", "/nonexistent", "--tls-key", "/nonexistent", "--listen", "127.0.0.1:0"],
+            1,
+            "/nonexistent",
+        ),
+        (vec!["--dev-credentials", "a:b"], 2, "ID:SECRET=ACCOUNT"),
+        (vec!["--max-connections", "0"], 2, "1 to 100000"),
+    ] {
+        let out = command(&dir, &args).output().unwrap();
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {told}");
+        assert!(told.contains(said), "{args:?}: {told}");
+    }
+}
