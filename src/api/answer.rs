@@ -63,7 +63,7 @@ impl Failure {
                 "ExpiredToken",
                 "The security token included in the request is expired",
             ),
-            CredentialError::Failed(error) => return Self::kms(error),
+            CredentialError::Failed(error) => return Self::kms(error, protocol),
         };
         Self::unauthenticated(protocol, json, query, message.to_owned())
     }
@@ -75,9 +75,29 @@ impl Failure {
         }
     }
 
-    /// What the key service refuses.
-    pub fn kms(error: KmsError) -> Self {
-        Self::new(status(error.kind), error.kind.name(), error.message)
+    /// What the key service refuses, under the name that the protocol's services give it.
+    pub fn kms(error: KmsError, protocol: Protocol) -> Self {
+        let (kind, status) = (error.kind, status(error.kind));
+        let code = match (protocol, kind) {
+            // A session or an access key that ended while the request was under way.
+            (Protocol::Json, KmsErrorKind::Identity(IdentityErrorKind::ExpiredToken)) => {
+                "ExpiredTokenException"
+            }
+            (Protocol::Json, KmsErrorKind::Identity(IdentityErrorKind::InvalidClientTokenId)) => {
+                "UnrecognizedClientException"
+            }
+            (Protocol::Query(_), KmsErrorKind::Internal) => "InternalFailure",
+            (Protocol::Query(_), KmsErrorKind::DependencyTimeout) => "ServiceUnavailable",
+            (Protocol::Query(_), KmsErrorKind::AccessDenied) => "AccessDenied",
+            (Protocol::Query(_), KmsErrorKind::Serialization | KmsErrorKind::Validation) => "ValidationError",
+            (Protocol::Json | Protocol::Query(_), kind) => kind.name(),
+        };
+        let status = match protocol {
+            // The JSON protocol tells an error of the client by one status.
+            Protocol::Json if status.is_client_error() => StatusCode::BAD_REQUEST,
+            Protocol::Json | Protocol::Query(_) => status,
+        };
+        Self::new(status, code, error.message)
     }
 }
 
@@ -143,8 +163,8 @@ pub fn json(body: Vec<u8>, request_id: &str) -> HttpAnswer {
 }
 
 /// An answer in XML.
-pub fn xml(body: String, request_id: &str) -> HttpAnswer {
-    respond(StatusCode::OK, Bytes::from_owner(Zeroizing::new(body.into_bytes())), "text/xml", request_id)
+pub fn xml(body: Vec<u8>, request_id: &str) -> HttpAnswer {
+    respond(StatusCode::OK, Bytes::from_owner(Zeroizing::new(body)), "text/xml", request_id)
 }
 
 /// Plain text, of what is no AWS request.

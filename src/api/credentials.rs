@@ -3,18 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::crypto::SecretVec;
 use crate::iam::AccountId;
-use crate::kms::{Caller, KmsError};
-
-/// An access key that may be used.
-pub struct Credential {
-    /// What its requests are signed with.
-    pub secret: SecretVec,
-    /// Who calls with it. Address and program are set from the request.
-    pub caller: Caller,
-}
+use crate::kms::identity::{Credential, IdentityErrorKind};
+use crate::kms::{Caller, Kms, KmsError, KmsErrorKind};
 
 /// Why an access key may not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +28,19 @@ pub trait Credentials: Send + Sync {
     /// # Errors
     /// See [`CredentialError`].
     fn find(&self, access_key_id: &str, token: Option<&str>) -> Result<Credential, CredentialError>;
+}
+
+/// The access keys and sessions of a home.
+pub struct HomeCredentials(pub Arc<Kms>);
+
+impl Credentials for HomeCredentials {
+    fn find(&self, access_key_id: &str, token: Option<&str>) -> Result<Credential, CredentialError> {
+        self.0.credential(access_key_id, token).map_err(|error| match error.kind {
+            KmsErrorKind::Identity(IdentityErrorKind::InvalidClientTokenId) => CredentialError::Unknown,
+            KmsErrorKind::Identity(IdentityErrorKind::ExpiredToken) => CredentialError::Expired,
+            _ => CredentialError::Failed(error),
+        })
+    }
 }
 
 /// A fixed access key that acts as an account's root: for test suites of other projects.
@@ -94,7 +101,9 @@ impl Credentials for DevCredentials {
     fn find(&self, access_key_id: &str, token: Option<&str>) -> Result<Credential, CredentialError> {
         match (self.fixed.get(access_key_id), token) {
             (Some(found), None) => {
-                Ok(Credential { secret: found.secret.clone(), caller: Caller::root(found.account.clone()) })
+                let root = Caller::root(found.account.clone());
+                let caller = Caller { access_key_id: Some(found.id.clone()), ..root };
+                Ok(Credential { secret: found.secret.clone(), caller })
             }
             (Some(_), Some(_)) => Err(CredentialError::Unknown),
             (None, _) => match &self.others {

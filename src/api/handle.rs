@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::USER_AGENT;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use zeroize::Zeroizing;
 
 use super::answer::{self, Failure, HttpAnswer, Protocol};
+use super::route::{Route, Service};
 use super::server::Shared;
+use super::xml;
 use crate::audit;
 use crate::iam::Region;
-use crate::iam::sigv4::{self, Signed};
-use crate::kms::{Caller, KmsError, KmsErrorKind, Session};
+use crate::iam::sigv4::{self, SignatureError, Signed};
+use crate::kms::{Caller, HomeError, KmsError, KmsErrorKind, Session};
 
 /// As much of a User-Agent as an event keeps, in bytes: CloudTrail's own bound.
 const MAX_USER_AGENT: usize = 1024;
@@ -83,60 +86,8 @@ async fn aws(shared: &Arc<Shared>, peer: SocketAddr, request: Request<Incoming>,
 
 fn note(shared: &Shared, peer: SocketAddr, route: &Route, result: &'static str, took: Duration, id: &str) {
     let service = route.service.name();
-    shared.metrics.count(service, route.operation, result, took);
-    tracing::debug!(%peer, service, operation = route.operation, result, ?took, id, "answered");
-}
-
-/// Which service, in which protocol, and what of it.
-struct Route {
-    service: Service,
-    protocol: Protocol,
-    /// From a table; `unknown` until it is found in one.
-    operation: &'static str,
-}
-
-/// The services that answer here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Service {
-    Kms,
-    CloudTrail,
-    /// What came is for none.
-    None,
-}
-
-impl Service {
-    /// Its name in credential scopes.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Kms => "kms",
-            Self::CloudTrail => "cloudtrail",
-            Self::None => "unknown",
-        }
-    }
-}
-
-impl Route {
-    fn of(head: &hyper::http::request::Parts) -> Self {
-        let (service, operation) = match target(head).and_then(|target| target.rsplit_once('.')) {
-            Some(("TrentService", operation)) => (Service::Kms, Session::operation(operation)),
-            // The first is what SDKs send, the second what AWS's documents say.
-            Some((
-                "com.amazonaws.cloudtrail.v20131101.CloudTrail_20131101" | "CloudTrail_20131101",
-                operation,
-            )) => (Service::CloudTrail, Session::trail_operation(operation)),
-            _ => (Service::None, None),
-        };
-        Self { service, protocol: Protocol::Json, operation: operation.unwrap_or("unknown") }
-    }
-}
-
-fn target(head: &hyper::http::request::Parts) -> Option<&str> {
-    head.headers.get("x-amz-target")?.to_str().ok()
-}
-
-/// The operation that a target names.
-fn asked(head: &hyper::http::request::Parts) -> &str {
-    target(head).and_then(|target| target.rsplit_once('.')).map_or("", |(_, operation)| operation)
+    shared.metrics.count(service, route.known, result, took);
+    tracing::debug!(%peer, service, operation = route.known, result, ?took, id, "answered");
 }
 
 /// A body within its limit, wiped when it is dropped.
@@ -169,24 +120,36 @@ async fn read(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Fa
 async fn respond(
     shared: &Arc<Shared>,
     peer: SocketAddr,
-    head: &hyper::http::request::Parts,
+    head: &Parts,
     body: Zeroizing<Vec<u8>>,
     route: &mut Route,
     id: &str,
 ) -> Result<HttpAnswer, Failure> {
+    route.read(&body);
+    let protocol = route.protocol;
     let (caller, region) = authenticate(shared, peer, head, &body, route)?;
-    match route.service {
-        Service::None => Err(unknown_target()),
-        Service::Kms | Service::CloudTrail => {
-            let session = session(shared, caller, region, id).await?;
-            let (trail, operation) = (route.service == Service::CloudTrail, asked(head).to_owned());
-            let call = move || match trail {
-                true => session.call_trail_json(&operation, &body),
-                false => session.call_json(&operation, &body),
-            };
-            let done = shared.work.run(call).await;
-            let answered = done.ok_or_else(fell_over)?;
-            Ok(answer::json(answered.map_err(Failure::kms)?, id))
+    let operation = std::mem::take(&mut route.operation);
+    match (route.service, protocol) {
+        (Service::Kms, _) => {
+            let session = session(shared, caller, &region, id, protocol).await?;
+            let done = shared.work.run(move || session.call_json(&operation, &body)).await;
+            Ok(answer::json(done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?, id))
+        }
+        (Service::CloudTrail, _) => {
+            let session = session(shared, caller, &region, id, protocol).await?;
+            let done = shared.work.run(move || session.call_trail_json(&operation, &body)).await;
+            Ok(answer::json(done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?, id))
+        }
+        (Service::Sts | Service::Iam, Protocol::Query(namespace)) if route.known != "unknown" => {
+            let session = shared.kms.identity(caller).for_request(id);
+            let (name, parameters) = (route.known, std::mem::take(&mut route.parameters));
+            let done = shared.work.run(move || session.call_query(name, &parameters)).await;
+            let value = done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?;
+            Ok(answer::xml(xml::answer(namespace, name, &value, id), id))
+        }
+        (Service::Sts | Service::Iam | Service::None, _) => {
+            route.operation = operation;
+            Err(route.unknown())
         }
     }
 }
@@ -195,10 +158,10 @@ async fn respond(
 fn authenticate(
     shared: &Shared,
     peer: SocketAddr,
-    head: &hyper::http::request::Parts,
+    head: &Parts,
     body: &[u8],
     route: &Route,
-) -> Result<(Caller, String), Failure> {
+) -> Result<(Caller, Region), Failure> {
     let refused = |error| Failure::signature(&error, route.protocol);
     let mut headers: Vec<(&str, &str)> = Vec::with_capacity(head.headers.len() + 1);
     for (name, value) in &head.headers {
@@ -223,7 +186,7 @@ fn authenticate(
     };
     let signed = Signed::read(&request, shared.options.clock.now()).map_err(refused)?;
     if route.service == Service::None {
-        return Err(unknown_target());
+        return Err(route.unknown());
     }
     signed.must_be_for(route.service.name()).map_err(refused)?;
     let found = shared.credentials.find(signed.access_key_id, signed.token);
@@ -234,44 +197,41 @@ fn authenticate(
     let mut user_agent = head.headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     // It is ASCII, so any place is a character's end.
     user_agent = &user_agent[..user_agent.len().min(MAX_USER_AGENT)];
+    let region: Region = signed.region.parse().map_err(|_| refused(signed.wrong_region()))?;
     let caller = Caller {
         source_ip: peer.ip().to_canonical().to_string(),
         user_agent: user_agent.to_owned(),
         ..found.caller
     };
-    Ok((caller, signed.region.to_owned()))
+    Ok((caller, region))
 }
 
 /// A session in the region of a request's scope.
-async fn session(shared: &Arc<Shared>, caller: Caller, region: String, id: &str) -> Result<Session, Failure> {
-    let invalid = |text: String| Failure::new(StatusCode::BAD_REQUEST, "InvalidSignatureException", text);
-    let Ok(name) = region.parse::<Region>() else {
-        return Err(invalid(format!("Credential should be scoped to a valid region, not '{region}'. ")));
-    };
-    let base = match shared.open_region(&name) {
+async fn session(
+    shared: &Arc<Shared>,
+    caller: Caller,
+    region: &Region,
+    id: &str,
+    protocol: Protocol,
+) -> Result<Session, Failure> {
+    let base = match shared.open_region(region) {
         Some(base) => base,
         None => {
-            let (opener, wanted) = (shared.clone(), name.clone());
+            let (opener, wanted) = (shared.clone(), region.clone());
             let opened = shared.work.run(move || opener.region(&wanted)).await.ok_or_else(fell_over)?;
             opened.map_err(|error| match error {
-                crate::kms::HomeError::NoRegion { present, .. } => invalid(format!(
-                    "Credential should be scoped to a valid region, not '{name}': this key service has {present}; \
-                     `kmsfs --region {name} init` or `kmsfs --region {name} serve` makes it"
-                )),
-                other => Failure::kms(KmsError::new(KmsErrorKind::Internal, other.to_string())),
+                HomeError::NoRegion { present, .. } => {
+                    let text = format!(
+                        "Credential should be scoped to a valid region, not '{region}': this key service has \
+                         {present}; `kmsfs --region {region} init` or `kmsfs --region {region} serve` makes it"
+                    );
+                    Failure::signature(&SignatureError::Invalid(text), protocol)
+                }
+                other => Failure::kms(KmsError::new(KmsErrorKind::Internal, other.to_string()), protocol),
             })?
         }
     };
     Ok(base.for_request(caller, id))
-}
-
-fn unknown_target() -> Failure {
-    Failure::new(
-        StatusCode::BAD_REQUEST,
-        "UnknownOperationException",
-        "the header X-Amz-Target names no service that answers here: TrentService.OPERATION is for KMS, \
-         CloudTrail_20131101.OPERATION for CloudTrail",
-    )
 }
 
 fn fell_over() -> Failure {

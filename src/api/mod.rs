@@ -8,10 +8,11 @@ mod answer;
 mod credentials;
 mod handle;
 mod metrics;
+mod route;
 mod run;
 mod server;
 pub mod tls;
 mod xml;
 
-pub use credentials::{Credential, CredentialError, Credentials, DevCredential, DevCredentials};
+pub use credentials::{CredentialError, Credentials, DevCredential, DevCredentials, HomeCredentials};
 pub use server::{ApiError, Server, ServerOptions};

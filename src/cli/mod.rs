@@ -1,5 +1,6 @@
 //! Layer 8: the command line. One file for each noun; nothing below prints or reads the environment.
 
+mod administrator;
 mod alias;
 mod audit;
 mod daemon;

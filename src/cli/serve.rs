@@ -11,9 +11,9 @@ use signal_hook::iterator::Signals;
 
 use super::error::{CliError, Result};
 use super::global::Global;
-use super::{daemon, output, service};
+use super::{administrator, daemon, output, service};
 use crate::api::tls::{self, Authority};
-use crate::api::{ApiError, DevCredential, DevCredentials, Server, ServerOptions};
+use crate::api::{ApiError, DevCredential, DevCredentials, HomeCredentials, Server, ServerOptions};
 
 /// How long requests that are under way may take when the server is to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -21,8 +21,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Serves the AWS API: `aws kms` and every AWS SDK work against it
 ///
 /// Stays in the foreground until SIGTERM or SIGINT. Requests are signed as AWS's are (Signature Version 4), decided
-/// by policy and recorded. Makes the key service's home and the region if they are not there. Under systemd it takes
-/// its socket (LISTEN_FDS) and tells when it is ready (NOTIFY_SOCKET). docs/api.md says how to point clients at it.
+/// by policy and recorded. Makes the key service's home and the region if they are not there, and, where there is no
+/// user yet, an administrator whose access key it shows once. Under systemd it takes its socket (LISTEN_FDS) and tells when it is ready (NOTIFY_SOCKET). docs/api.md says how to point clients at it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where to listen; other addresses than loopback only with TLS
@@ -79,11 +79,14 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
     let options = ServerOptions { max_connections: args.max_connections, ..ServerOptions::default() };
-    let credentials = DevCredentials::new(args.dev_credentials.iter().cloned(), None);
+    let own = HomeCredentials(kms.clone());
+    let credentials = DevCredentials::new(args.dev_credentials.iter().cloned(), Some(Box::new(own)));
+    // With development credentials nobody asks for more.
+    let told_once = if args.dev_credentials.is_empty() { administrator::first(&kms)? } else { None };
     let server = Server::start(kms, Box::new(credentials), listener, tls, options).map_err(failed)?;
     output::line(&format!("listening on {scheme}://{}", server.address()))?;
-    if let Some(told) = authority {
-        output::line(&told)?;
+    for told in authority.iter().map(String::as_str).chain(told_once.as_ref().map(|told| told.as_str())) {
+        output::line(told)?;
     }
     // Nobody may be there to be told.
     let _ = sd_notify::notify(&[NotifyState::Ready]);

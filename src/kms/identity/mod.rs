@@ -20,3 +20,8 @@ pub use error::IdentityErrorKind;
 pub use operation::{IdentityOperation, OPERATIONS, Row};
 pub use service::Identities;
 pub use session::IdentitySession;
+
+/// The row of an operation of IAM or STS.
+pub fn operation(name: &str) -> Option<&'static Row> {
+    OPERATIONS.iter().find(|(row, _)| row.name == name).map(|(row, _)| *row)
+}

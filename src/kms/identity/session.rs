@@ -29,6 +29,8 @@ const TRIES: usize = 100;
 pub struct IdentitySession {
     identities: Arc<Identities>,
     caller: Arc<Caller>,
+    /// Of the one request that the session is for.
+    request_id: Option<Arc<str>>,
 }
 
 /// What came of a request, and what its event tells beside.
@@ -40,7 +42,17 @@ struct Decided<T> {
 
 impl IdentitySession {
     pub(in crate::kms) fn new(identities: Arc<Identities>, caller: Caller) -> Self {
-        Self { identities, caller: Arc::new(caller) }
+        Self { identities, caller: Arc::new(caller), request_id: None }
+    }
+
+    /// The same for one request, whose event gets this requestID.
+    #[must_use]
+    pub fn for_request(self, request_id: &str) -> Self {
+        Self { request_id: Some(request_id.into()), ..self }
+    }
+
+    fn request_id(&self) -> Result<String, KmsError> {
+        Ok(self.request_id.as_deref().map_or_else(audit::uuid, |id| Ok(id.to_owned()))?)
     }
 
     /// Its caller.
@@ -51,7 +63,7 @@ impl IdentitySession {
     /// One operation, decided, done and recorded.
     pub fn call<O: IdentityOperation>(&self, request: O) -> Result<O::Response, KmsError> {
         let service = self.identities.get_or_create()?;
-        let way = Way { session: self, service: &service, row: O::ROW, request_id: audit::uuid()? };
+        let way = Way { session: self, service: &service, row: O::ROW, request_id: self.request_id()? };
         if let Err(error) = self.admitted(O::ROW).and_then(|()| request.check()) {
             let parameters = parameters(&request)?;
             way.refuse(parameters, Vec::new(), &error, &error.message)?;
@@ -125,7 +137,7 @@ impl IdentitySession {
     pub(super) fn refuse_unread(&self, row: &'static Row, error: KmsError) -> KmsError {
         let refuse = || -> Result<(), KmsError> {
             let service = self.identities.get_or_create()?;
-            let way = Way { session: self, service: &service, row, request_id: audit::uuid()? };
+            let way = Way { session: self, service: &service, row, request_id: self.request_id()? };
             way.refuse(Value::Null, Vec::new(), &error, &error.message)
         };
         match refuse() {
@@ -154,7 +166,7 @@ struct Way<'a> {
 
 impl Way<'_> {
     fn run<O: IdentityOperation>(&self, request: &O, tx: Tx<'_>) -> Result<Decided<O::Response>, KmsError> {
-        let IdentitySession { identities, caller } = self.session;
+        let IdentitySession { identities, caller, .. } = self.session;
         let authority = match &tx {
             Tx::Read(tx) => self.service.authority_in(*tx, caller)?,
             Tx::Write(tx) => self.service.authority_in(&**tx, caller)?,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use kmsfs::api::{DevCredentials, Server, ServerOptions};
+use kmsfs::api::{DevCredentials, HomeCredentials, Server, ServerOptions};
 use kmsfs::kms::{Home, Kms, KmsOptions, Session};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -36,7 +36,7 @@ impl Bed {
         let kms = Kms::open(&home, KmsOptions::new(ACCOUNT.parse().unwrap())).unwrap();
         kms.create_region(&"us-east-1".parse().unwrap(), None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Server::start(kms.clone(), credentials(), listener, None, options).unwrap();
+        let server = Server::start(kms.clone(), credentials(&kms), listener, None, options).unwrap();
         Self { dir, kms, server }
     }
 
@@ -60,15 +60,33 @@ impl Bed {
         if answer.body.is_empty() { Value::Null } else { answer.json() }
     }
 
+    /// A request of the query protocol: `sts` or `iam`.
+    pub fn query(&self, service: &str, action: &str, parameters: &[(&str, &str)]) -> Ask {
+        let version = if service == "sts" { "2011-06-15" } else { "2010-05-08" };
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("Action", action).append_pair("Version", version).extend_pairs(parameters);
+        let mut ask = self
+            .ask("", &Value::Null)
+            .without("X-Amz-Target")
+            .header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
+        ask.body = form.finish().into_bytes();
+        ask.scope[2] = service.to_owned();
+        ask
+    }
+
     /// The server answers as ever.
     pub fn is_well(&self) {
         self.done("ListKeys", &serde_json::json!({}));
     }
 }
 
-pub fn credentials() -> Box<DevCredentials> {
+/// Two accounts' roots, and behind them the home's own users.
+pub fn credentials(kms: &Arc<Kms>) -> Box<DevCredentials> {
     let fixed = [format!("{ID}:{SECRET}={ACCOUNT}"), format!("{OTHER_ID}:{SECRET}={OTHER_ACCOUNT}")];
-    Box::new(DevCredentials::new(fixed.map(|text| text.parse().unwrap()), None))
+    Box::new(DevCredentials::new(
+        fixed.map(|text| text.parse().unwrap()),
+        Some(Box::new(HomeCredentials(kms.clone()))),
+    ))
 }
 
 pub fn connect(address: SocketAddr) -> TcpStream {
@@ -217,6 +235,12 @@ impl Answer {
         assert_eq!(self.get("x-amzn-requestid").len(), 36);
         body["message"].as_str().unwrap().to_owned()
     }
+}
+
+/// The text of the first element of this name in an XML document.
+pub fn element<'a>(document: &'a str, name: &str) -> &'a str {
+    let (_, rest) = document.split_once(&format!("<{name}>")).unwrap_or_else(|| panic!("{name}: {document}"));
+    rest.split_once(&format!("</{name}>")).unwrap().0
 }
 
 /// Sends bytes and reads one answer.

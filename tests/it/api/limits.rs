@@ -175,7 +175,8 @@ fn a_server_that_ends_answers_what_is_under_way() {
 fn plain_http_is_for_loopback_alone() {
     let bed = Bed::new();
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-    let refused = Server::start(bed.kms.clone(), credentials(), listener, None, ServerOptions::default());
+    let refused =
+        Server::start(bed.kms.clone(), credentials(&bed.kms), listener, None, ServerOptions::default());
     match refused {
         Err(error @ ApiError::PlainHttp { .. }) => assert!(error.to_string().contains("--tls"), "{error}"),
         Err(other) => panic!("{other}"),

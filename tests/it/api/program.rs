@@ -76,6 +76,33 @@ fn it_serves_until_it_is_told_to_end() {
 }
 
 #[test]
+fn the_first_start_makes_an_administrator_and_the_second_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("home/administrator.credentials");
+    let running = start(&mut command(&dir, &["--listen", "127.0.0.1:0"]));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(" = ").to_owned()
+    };
+    let mut ask = Ask::new(running.address, "CreateKey", &json!({}));
+    (ask.id, ask.secret) = (value("aws_access_key_id"), value("aws_secret_access_key"));
+    let answer = exchange(&mut connect(running.address), &ask.bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    ends_well(running);
+    std::fs::remove_file(&file).unwrap();
+    let running = start(&mut command(&dir, &["--listen", "127.0.0.1:0"]));
+    assert!(!file.exists());
+    // The port is another, and so is the Host that is signed.
+    let mut again = Ask::new(running.address, "ListKeys", &json!({}));
+    (again.id, again.secret) = (ask.id, ask.secret);
+    assert_eq!(exchange(&mut connect(running.address), &again.bytes()).status, 200);
+    ends_well(running);
+}
+
+#[test]
 fn it_prints_what_points_clients_at_it() {
     let dir = tempfile::tempdir().unwrap();
     let dev = format!("{ID}:it's=secret={ACCOUNT}");

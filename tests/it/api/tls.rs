@@ -44,7 +44,8 @@ fn requests_go_over_tls_under_an_authority_of_the_home() {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let server =
-        Server::start(bed.kms.clone(), credentials(), listener, Some(tls), ServerOptions::default()).unwrap();
+        Server::start(bed.kms.clone(), credentials(&bed.kms), listener, Some(tls), ServerOptions::default())
+            .unwrap();
     let address = format!("127.0.0.1:{port}").parse().unwrap();
     for name in ["localhost", "127.0.0.1"] {
         let mut stream = rustls::StreamOwned::new(client(&path, name, &[b"http/1.1"]), connect(address));
