@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::answer::{self, Failure, HttpAnswer, Protocol};
 use super::route::{Route, Service};
+use super::run::run;
 use super::server::Shared;
 use super::xml;
 use crate::audit;
@@ -132,18 +133,18 @@ async fn respond(
     match (route.service, protocol) {
         (Service::Kms, _) => {
             let session = session(shared, caller, &region, id, protocol).await?;
-            let done = shared.work.run(move || session.call_json(&operation, &body)).await;
+            let done = run(move || session.call_json(&operation, &body)).await;
             Ok(answer::json(done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?, id))
         }
         (Service::CloudTrail, _) => {
             let session = session(shared, caller, &region, id, protocol).await?;
-            let done = shared.work.run(move || session.call_trail_json(&operation, &body)).await;
+            let done = run(move || session.call_trail_json(&operation, &body)).await;
             Ok(answer::json(done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?, id))
         }
         (Service::Sts | Service::Iam, Protocol::Query(namespace)) if route.known != "unknown" => {
             let session = shared.kms.identity(caller).for_request(id);
             let (name, parameters) = (route.known, std::mem::take(&mut route.parameters));
-            let done = shared.work.run(move || session.call_query(name, &parameters)).await;
+            let done = run(move || session.call_query(name, &parameters)).await;
             let value = done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?;
             Ok(answer::xml(xml::answer(namespace, name, &value, id), id))
         }
@@ -218,7 +219,7 @@ async fn session(
         Some(base) => base,
         None => {
             let (opener, wanted) = (shared.clone(), region.clone());
-            let opened = shared.work.run(move || opener.region(&wanted)).await.ok_or_else(fell_over)?;
+            let opened = run(move || opener.region(&wanted)).await.ok_or_else(fell_over)?;
             opened.map_err(|error| match error {
                 HomeError::NoRegion { present, .. } => {
                     let text = format!(

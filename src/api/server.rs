@@ -19,7 +19,6 @@ use tokio_rustls::TlsAcceptor;
 use super::credentials::Credentials;
 use super::handle::handle;
 use super::metrics::Metrics;
-use super::run::Work;
 use crate::iam::Region;
 use crate::iam::sigv4::SigningKeys;
 use crate::kms::{Clock, HomeError, Kms, Session, SystemClock};
@@ -30,6 +29,8 @@ const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 100;
 /// Requests that one HTTP/2 connection has under way.
 const MAX_STREAMS: u32 = 32;
+/// Threads that do the key service's work, made when there is work for them.
+const MAX_WORKERS: usize = 64;
 /// How long accepting rests after an error such as too many open files.
 const REST: Duration = Duration::from_millis(100);
 
@@ -92,7 +93,6 @@ pub struct Shared {
     pub options: ServerOptions,
     pub metrics: Metrics,
     pub signing_keys: RwLock<SigningKeys>,
-    pub work: Work,
     regions: RwLock<HashMap<Region, Session>>,
 }
 
@@ -139,6 +139,7 @@ impl Server {
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(options.threads)
+            .max_blocking_threads(MAX_WORKERS)
             .thread_name("kms-api")
             .enable_all()
             .build()?;
@@ -148,7 +149,6 @@ impl Server {
             options,
             metrics: Metrics::new(),
             signing_keys: RwLock::default(),
-            work: Work::Spawned,
             regions: RwLock::default(),
         });
         for region in shared.kms.home().regions()? {

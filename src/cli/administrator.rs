@@ -25,11 +25,7 @@ pub fn first(kms: &Arc<Kms>) -> Result<Option<Zeroizing<String>>> {
     }
     let session = kms.identity(Caller::root(kms.account().clone()));
     session.call(CreateUserRequest { user_name: NAME.to_owned(), ..CreateUserRequest::default() })?;
-    session.call(AttachUserPolicyRequest {
-        user_name: NAME.to_owned(),
-        policy_arn: POLICY.to_owned(),
-        ..AttachUserPolicyRequest::default()
-    })?;
+    session.call(AttachUserPolicyRequest { user_name: NAME.to_owned(), policy_arn: POLICY.to_owned() })?;
     let made = session.call(CreateAccessKeyRequest { user_name: Some(NAME.to_owned()) })?.access_key;
     // Room for all of it at once: a buffer that grows leaves copies behind.
     let mut text = Zeroizing::new(String::with_capacity(512));

@@ -137,7 +137,7 @@ fn a_session_signs_with_its_token_and_only_with_it() {
     assert_eq!(session.signs(list.clone()).send(&bed).status, 200);
     session.signs(bed.ask("CreateKey", &json!({}))).send(&bed).is_error(400, "AccessDeniedException");
     let own = session.signs(bed.query("sts", "GetCallerIdentity", &[])).send(&bed).text();
-    assert!(own.contains(&format!("assumed-role/reader/one</Arn>")), "{own}");
+    assert!(own.contains("assumed-role/reader/one</Arn>"), "{own}");
 
     // Without its token, with a changed one, with another's, with another secret.
     let without = Key { token: None, ..Key::read(&assumed.text()) };
