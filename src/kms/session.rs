@@ -24,6 +24,16 @@ use crate::store::{Durability, Store};
 /// How often a request is decided anew because keys changed in between, before the caller is told to try again.
 const TRIES: usize = 100;
 
+/// Operations of AWS KMS that have no meaning here.
+const CUSTOM_KEY_STORES: [&str; 6] = [
+    "ConnectCustomKeyStore",
+    "CreateCustomKeyStore",
+    "DeleteCustomKeyStore",
+    "DescribeCustomKeyStores",
+    "DisconnectCustomKeyStore",
+    "UpdateCustomKeyStore",
+];
+
 /// Who calls, and what the log tells of the call.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -100,6 +110,10 @@ impl Session {
     pub fn call_json(&self, operation: &str, body: &[u8]) -> Result<Vec<u8>, KmsError> {
         match OPERATIONS.iter().find(|(row, _)| row.name == operation) {
             Some((_, run)) => run(self, body),
+            None if CUSTOM_KEY_STORES.contains(&operation) => {
+                let message = format!("{operation}: there are no custom key stores here");
+                Err(KmsError::new(KmsErrorKind::UnsupportedOperation, message))
+            }
             None => {
                 let message = format!("the key service has no operation {operation}");
                 Err(KmsError::new(KmsErrorKind::UnknownOperation, message))

@@ -77,6 +77,7 @@ fn what_the_key_service_refuses_is_a_400_with_its_name() {
         ("Decrypt", json!({"CiphertextBlob": "AAAA"}), "InvalidCiphertextException"),
         ("Obliterate", json!({}), "UnknownOperationException"),
         ("", json!({}), "UnknownOperationException"),
+        ("CreateCustomKeyStore", json!({}), "UnsupportedOperationException"),
     ] {
         let message = bed.ask(operation, &body).send(&bed).is_error(400, name);
         assert!(!message.is_empty(), "{operation} {body}");
