@@ -180,7 +180,7 @@ fn awsclis_validator_accepts_an_export_and_refuses_what_was_done_to_it() {
 }
 
 /// Parts of tests/clients/conformance.py; with all of them it demands that every operation was answered and refused.
-const CONFORMANCE: [&str; 13] = [
+const CONFORMANCE: [&str; 14] = [
     "keys",
     "aliases",
     "policies",
@@ -194,6 +194,7 @@ const CONFORMANCE: [&str; 13] = [
     "replicas",
     "stores",
     "trail",
+    "identity",
 ];
 
 #[test]
@@ -208,7 +209,7 @@ fn the_aws_cli_does_what_people_type() {
     let server = Server::new();
     run(server
         .client(python(), "aws_cli.py")
-        .args(["program", "keys", "crypto", "grants", "imports", "regions", "trail"]));
+        .args(["program", "keys", "crypto", "grants", "imports", "regions", "identity", "trail"]));
 }
 
 #[test]
