@@ -7,7 +7,6 @@ mod cli_grants;
 mod cli_import;
 mod cli_keys;
 mod cli_sealed;
-mod cli_grants;
 mod clients;
 mod export;
 mod fake;
