@@ -109,6 +109,8 @@ impl Server {
             .stdin(Stdio::null())
             .env("AWS_ENDPOINT_URL", &self.url)
             .env("AWS_DEFAULT_REGION", REGION)
+            // The AWS CLI keeps sessions of roles in the home directory, for the next run to find.
+            .env("HOME", self.dir.path())
             .env("AWS_CONFIG_FILE", &none)
             .env("AWS_SHARED_CREDENTIALS_FILE", &none)
             .env("AWS_EC2_METADATA_DISABLED", "true")
