@@ -21,7 +21,7 @@ use crate::audit::Resource;
 use crate::crypto::SecretVec;
 use crate::iam::{
     Access, AccountId, AliasName, Context, IamError, KeyArn, KeyId, Layer, Policy, Principal, Refusal,
-    ResourcePolicy, evaluate,
+    Region, ResourcePolicy, evaluate,
 };
 use crate::store::{ReadTx, WriteTx};
 
@@ -83,6 +83,8 @@ pub struct Call<'a, 't> {
     pub prepared: Option<&'a SecretVec>,
     /// Of the request.
     pub parameters: &'a Parameters<'a>,
+    /// What is being decided takes place in this region, not in the call's.
+    pub elsewhere: Option<Region>,
     /// ReEncrypt: source and destination are one key.
     pub same_key: Option<bool>,
     /// For the event.
@@ -463,7 +465,7 @@ impl Call<'_, '_> {
     fn say(&self, action: &str, context: &mut Context) {
         self.caller.principal.describe(context);
         self.authority.say(&self.caller.principal, self.caller.identified.as_deref(), context);
-        let region = self.region.region.as_str();
+        let region = self.elsewhere.as_ref().unwrap_or(&self.region.region).as_str();
         context.set("aws:RequestedRegion", region);
         context.set("aws:SourceIp", self.caller.source_ip.as_str());
         context.set("aws:UserAgent", self.caller.user_agent.as_str());

@@ -94,9 +94,10 @@ pub trait Operation: InTable + DeserializeOwned + Send + Sync {
         false
     }
 
-    /// What takes long and needs no view of the store, done once and before one is opened: new key material.
-    fn prepare(&self) -> std::result::Result<Option<SecretVec>, KmsError> {
-        Ok(None)
+    /// What takes long and needs no view of the store: new key material. It is done once, outside of every view, and
+    /// for nobody who is not allowed the request.
+    fn preparation(&self) -> Option<Preparation<'_>> {
+        None
     }
 
     /// Completes the answer of a change once it is done, and told to other regions.
@@ -105,6 +106,9 @@ pub trait Operation: InTable + DeserializeOwned + Send + Sync {
     /// Does it. The keys are those of the subjects, authorised and in a state that allows it.
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response>;
 }
+
+/// Makes what an operation needs; see [`Operation::preparation`].
+pub type Preparation<'a> = Box<dyn FnOnce() -> std::result::Result<SecretVec, KmsError> + 'a>;
 
 /// Runs an operation on JSON.
 pub type Json = fn(&Session, &[u8]) -> std::result::Result<Vec<u8>, KmsError>;

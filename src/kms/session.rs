@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use super::cache::Key;
 use super::call::{Call, Tx, would_succeed};
 use super::commit::DecidedAt;
 use super::events::{self, CallEvent, Notes, SERVICE};
 use super::identity::Identified;
-use super::operation::{Class, OPERATIONS, Operation, Row};
+use super::operation::{Class, OPERATIONS, Operation, Preparation, Row};
 use super::region::{Core, Fault, RegionService};
 use super::service::{
     DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger, ReEncrypted,
@@ -175,9 +176,12 @@ impl Session {
         if let Err(error) = bounds {
             return Err(entry.fail(Some(request.parameters()), Notes::default(), None, error)?);
         }
-        entry.prepared = request.prepare()?;
         for _ in 0..TRIES {
-            match entry.attempt(request)? {
+            let attempt = match request.preparation() {
+                Some(preparation) if entry.prepared.is_none() => entry.prepare(request, preparation)?,
+                _ => entry.attempt(request)?,
+            };
+            match attempt {
                 Attempt::Done(answer) => return answer,
                 Attempt::Moved => {}
                 Attempt::Due => self.region.expire()?,
@@ -274,6 +278,26 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Makes what the request needs, if it would be allowed: to be attempted then. A refusal is recorded as any
+    /// other, and nothing is made.
+    fn prepare<O: Operation>(
+        &mut self,
+        request: &O,
+        preparation: Preparation<'_>,
+    ) -> Result<Attempt<O::Response>, KmsError> {
+        let tx = self.session.region.store.read()?;
+        let generation = rows::generation(&*tx)?;
+        let (decided, made) = self.authorised(request, generation, Tx::Read(&*tx), |_, _| Ok(()));
+        drop(tx);
+        match decided {
+            Ok(()) => {
+                self.prepared = Some(preparation()?);
+                Ok(Attempt::Moved)
+            }
+            Err(fault) => self.record::<O>(request, Err(fault), made, Some(generation)),
+        }
+    }
+
     fn decide<O: Operation>(
         &self,
         request: &O,
@@ -291,6 +315,17 @@ impl<'a> Entry<'a> {
         generation: u64,
         tx: Tx<'_>,
     ) -> (super::call::Result<O::Response>, Made) {
+        self.authorised(request, generation, tx, |call, keys| request.act(call, keys))
+    }
+
+    /// Authorise, check state, and then `act`.
+    fn authorised<O: Operation, T>(
+        &self,
+        request: &O,
+        generation: u64,
+        tx: Tx<'_>,
+        act: impl FnOnce(&mut Call<'_, '_>, &[Arc<Key>]) -> super::call::Result<T>,
+    ) -> (super::call::Result<T>, Made) {
         let region = &*self.session.region;
         let parameters = request.parameters();
         let authority = match region.identities.authority(&self.session.caller) {
@@ -314,6 +349,7 @@ impl<'a> Entry<'a> {
             simulation: None,
             prepared: self.prepared.as_ref(),
             parameters: &parameters,
+            elsewhere: None,
             same_key: None,
             notes: Notes::default(),
             service_events: Vec::new(),
@@ -321,7 +357,7 @@ impl<'a> Entry<'a> {
         };
         let decided = call.admit(&request.subjects()).and_then(|keys| {
             would_succeed(request.dry_run())?;
-            request.act(&mut call, &keys)
+            act(&mut call, &keys)
         });
         let Call { now, notes, service_events, shares, .. } = call;
         (decided, Made { now, notes, service_events, shares, identities })

@@ -95,6 +95,7 @@ impl Session {
             simulation: Some(&simulation),
             prepared: None,
             parameters: &parameters,
+            elsewhere: None,
             same_key: None,
             notes: Notes::default(),
             service_events: Vec::new(),

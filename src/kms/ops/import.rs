@@ -13,7 +13,7 @@ use crate::kms::cache::Key;
 use crate::kms::call::{Call, Result, Subject};
 use crate::kms::events::Parameters;
 use crate::kms::imported::{self, Import, ImportRow};
-use crate::kms::operation::{InTable, Operation};
+use crate::kms::operation::{InTable, Operation, Preparation};
 use crate::kms::region::Fault;
 use crate::kms::related;
 use crate::kms::rows::{self, MaterialRow, Rotation};
@@ -100,8 +100,8 @@ impl Operation for GetParametersForImportRequest {
     }
 
     /// The wrapping key.
-    fn prepare(&self) -> std::result::Result<Option<SecretVec>, KmsError> {
-        Ok(Some(PrivateKey::generate(self.wrapping()?.1)?.to_bytes()?))
+    fn preparation(&self) -> Option<Preparation<'_>> {
+        Some(Box::new(|| Ok(PrivateKey::generate(self.wrapping()?.1)?.to_bytes()?)))
     }
 
     fn act(&self, call: &mut Call<'_, '_>, keys: &[Arc<Key>]) -> Result<Self::Response> {

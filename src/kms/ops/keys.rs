@@ -10,13 +10,12 @@ use super::policies::{check_policy, own_policy};
 use super::replicas::not_updating;
 use super::{SYMMETRIC_DEFAULT, bad_marker, invalid, key, limit, only, page, refused, unsupported};
 use crate::audit::{self, Found};
-use crate::crypto::SecretVec;
 use crate::iam::{KeyArn, KeyId, KeyPolicy};
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Name, Result, Subject};
 use crate::kms::events::Parameters;
 use crate::kms::imported::{self, Import, ImportRow};
-use crate::kms::operation::{InTable, Operation};
+use crate::kms::operation::{InTable, Operation, Preparation};
 use crate::kms::related::Related;
 use crate::kms::rows::{self, KeyRow, Manager, MaterialRow, Rotation};
 use crate::kms::schedule::{self, DAY};
@@ -243,8 +242,8 @@ impl Operation for CreateKeyRequest {
     }
 
     /// An RSA key takes up to seconds, in which nobody else could write.
-    fn prepare(&self) -> std::result::Result<Option<SecretVec>, KmsError> {
-        if self.is_external() { Ok(None) } else { Ok(Some(self.kind()?.0.generate()?)) }
+    fn preparation(&self) -> Option<Preparation<'_>> {
+        if self.is_external() { None } else { Some(Box::new(|| Ok(self.kind()?.0.generate()?))) }
     }
 
     fn act(&self, call: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
@@ -253,6 +252,9 @@ impl Operation for CreateKeyRequest {
         let (spec, usage) = self.kind()?;
         let (id, now) = (KeyId::generate(self.multi_region == Some(true))?, call.now.as_millisecond());
         let arn = KeyArn { region: call.region.region.clone(), account, key: id };
+        if !self.tags.is_empty() {
+            call.in_account("kms:TagResource", &arn.account, &arn.to_string())?;
+        }
         let import = if self.is_external() { Some(Import::new(&call.region.root, &arn)?) } else { None };
         let kind = (spec, usage, if import.is_some() { EXTERNAL } else { "AWS_KMS" });
         let policy = match &self.policy {

@@ -114,6 +114,8 @@ impl Operation for ReplicateKeyRequest {
         }
         room_for_a_key(&*tx, key.row.account.as_str())?;
         drop(tx);
+        // These are asked for where the replica is to be.
+        call.elsewhere = Some(region.clone());
         call.in_account("kms:CreateKey", &arn.account, "*")?;
         if !self.tags.is_empty() {
             call.in_account("kms:TagResource", &arn.account, &arn.to_string())?;
@@ -124,6 +126,7 @@ impl Operation for ReplicateKeyRequest {
             }
             None => KeyPolicy::AccountRoot,
         };
+        call.elsewhere = None;
         let description = self.description.clone().unwrap_or_default();
         let replica_policy = policy
             .read(&arn.account, &region)
@@ -208,7 +211,9 @@ impl Operation for UpdatePrimaryRegionRequest {
         let aliases = aliases.into_iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
         replica.aliases.get_or_init(|| aliases);
         let kind = replica.row.kind();
+        call.elsewhere = Some(region.clone());
         call.may_use_key(Self::ROW.action, &arn, kind, &replica.policy, None, Some(&replica))?;
+        call.elsewhere = None;
         replica.row.state.check(Needs::Usable, &replica.arn_text)?;
         related::promote(call.writer()?, &key.arn.key, key.row.clone(), &region)?;
         call.shares = true;

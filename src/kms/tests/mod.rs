@@ -13,6 +13,7 @@ mod log;
 mod model;
 mod pairs;
 mod policies;
+mod prepared;
 mod replicas;
 mod requests;
 mod schedule;
