@@ -62,16 +62,7 @@ impl Bed {
 
     /// A request of the query protocol: `sts` or `iam`.
     pub fn query(&self, service: &str, action: &str, parameters: &[(&str, &str)]) -> Ask {
-        let version = if service == "sts" { "2011-06-15" } else { "2010-05-08" };
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("Action", action).append_pair("Version", version).extend_pairs(parameters);
-        let mut ask = self
-            .ask("", &Value::Null)
-            .without("X-Amz-Target")
-            .header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
-        ask.body = form.finish().into_bytes();
-        ask.scope[2] = service.to_owned();
-        ask
+        Ask::query(self.server.address(), service, action, parameters)
     }
 
     /// The server answers as ever.
@@ -133,6 +124,19 @@ impl Ask {
             scope: [day, "us-east-1".to_owned(), "kms".to_owned(), "aws4_request".to_owned()],
             unsigned: vec!["User-Agent".to_owned()],
         }
+    }
+
+    /// A good request of the query protocol: `sts` or `iam`.
+    pub fn query(address: SocketAddr, service: &str, action: &str, parameters: &[(&str, &str)]) -> Self {
+        let version = if service == "sts" { "2011-06-15" } else { "2010-05-08" };
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("Action", action).append_pair("Version", version).extend_pairs(parameters);
+        let mut ask = Self::new(address, "", &Value::Null)
+            .without("X-Amz-Target")
+            .header("Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
+        ask.body = form.finish().into_bytes();
+        ask.scope[2] = service.to_owned();
+        ask
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -271,6 +275,6 @@ pub fn read(stream: &mut impl Read) -> Option<Answer> {
         .collect();
     let length = headers.iter().find(|(name, _)| name == "content-length");
     let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().unwrap())];
-    stream.read_exact(&mut body).unwrap();
+    stream.read_exact(&mut body).ok()?;
     Some(Answer { status, headers, body })
 }

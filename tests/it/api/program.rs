@@ -12,9 +12,9 @@ use serde_json::json;
 use super::bed::{ACCOUNT, Ask, ID, SECRET, connect, exchange};
 
 /// A server that is killed if its test fails.
-struct Running {
-    child: Child,
-    address: SocketAddr,
+pub struct Running {
+    pub child: Child,
+    pub address: SocketAddr,
 }
 
 impl Drop for Running {
@@ -24,7 +24,7 @@ impl Drop for Running {
     }
 }
 
-fn command(dir: &tempfile::TempDir, args: &[&str]) -> Command {
+pub fn command(dir: &tempfile::TempDir, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
     command
         .arg("serve")
@@ -40,7 +40,7 @@ fn command(dir: &tempfile::TempDir, args: &[&str]) -> Command {
     command
 }
 
-fn start(command: &mut Command) -> Running {
+pub fn start(command: &mut Command) -> Running {
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
@@ -48,7 +48,7 @@ fn start(command: &mut Command) -> Running {
     Running { address: address.unwrap_or_else(|| panic!("{line}")), child }
 }
 
-fn ends_well(mut running: Running) -> String {
+pub fn ends_well(mut running: Running) -> String {
     let pid = rustix::process::Pid::from_child(&running.child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let status = running.child.wait().unwrap();
