@@ -119,17 +119,6 @@ fn refused(kind: KmsErrorKind, message: impl Into<String>) -> Fault {
     Fault::Refused(KmsError::new(kind, message))
 }
 
-/// AWS's one answer where a ciphertext's key is unknown, foreign or forbidden.
-fn unspecific(principal: &Principal, action: &str) -> KmsError {
-    let message = format!(
-        "User: {} is not authorized to perform: {action} on the resource associated with this ciphertext \
-         because the resource does not exist in this Region, no resource-based policies allow access, or a \
-         resource-based policy explicitly denies access",
-        principal.arn()
-    );
-    KmsError::new(KmsErrorKind::AccessDenied, message)
-}
-
 /// An ARN of an alias, by parts.
 struct AliasArn {
     region: String,
@@ -211,7 +200,9 @@ impl Call<'_, '_> {
             let key = match subject.name {
                 Name::KeyOrAlias(text) => self.named(text, true, subject.action)?,
                 Name::Key(text) => self.named(text, false, subject.action)?,
-                Name::Ciphertext(blob, within) => self.of_ciphertext(blob, within, subject.action)?,
+                Name::Ciphertext(blob, within) => self
+                    .of_ciphertext(blob, within, subject.action)
+                    .map_err(|fault| self.told(fault, subject))?,
                 Name::Alias(text) => {
                     let (account, name) = self.alias(text, subject.action)?;
                     let found = match self.find_alias(&account, &name)? {
@@ -234,8 +225,11 @@ impl Call<'_, '_> {
                 }
                 Name::Grant(key, id) => {
                     let (key, id) = (self.named(key, false, subject.action)?, grants::grant_id(id)?);
-                    self.note(&key.arn);
-                    self.may_retire(&key, &id)?;
+                    let may = self.may_retire(&key, &id);
+                    if may.is_ok() || key.arn.account == *self.account() {
+                        self.note(&key.arn);
+                    }
+                    may?;
                     keys.push((key, subject.needs));
                     continue;
                 }
@@ -248,7 +242,6 @@ impl Call<'_, '_> {
                     continue;
                 }
             };
-            self.note(&key.arn);
             let alias = match subject.name {
                 Name::KeyOrAlias(text) => text.find("alias/").map(|at| &text[at..]),
                 Name::Ciphertext(_, within) => within.and_then(|t| t.find("alias/").map(|at| &t[at..])),
@@ -261,15 +254,19 @@ impl Call<'_, '_> {
             } else {
                 Err(self.denial(&Refusal::Missing(Layer::Resource), subject.action, &key.arn_text).into())
             };
+            let shown = decided.is_ok() || self.lets_know(&key, subject.action, alias)?;
+            if shown {
+                self.note(&key.arn);
+            }
             if let Err(fault) = decided {
-                return Err(match (fault, subject.name) {
-                    (Fault::Refused(error), Name::Ciphertext(..))
-                        if error.kind == KmsErrorKind::AccessDenied =>
-                    {
-                        self.hidden(subject.action, error.message)
-                    }
-                    (fault, _) => fault,
+                return Err(if shown {
+                    self.told(fault, subject)
+                } else {
+                    self.as_if_absent(fault, subject)
                 });
+            }
+            if let Name::Ciphertext(bytes, Some(_)) = subject.name {
+                must_be_of(bytes, &key)?;
             }
             keys.push((key, subject.needs));
         }
@@ -285,7 +282,7 @@ impl Call<'_, '_> {
     }
 
     /// Of what is not the use of a key only little works on another account's, whatever its policy says.
-    fn works_on(&self, key: &KeyArn) -> bool {
+    pub fn works_on(&self, key: &KeyArn) -> bool {
         const ACROSS: [&str; 7] = [
             "CreateGrant",
             "ListGrants",
@@ -492,10 +489,6 @@ impl Call<'_, '_> {
         KmsError::new(KmsErrorKind::AccessDenied, message)
     }
 
-    fn hidden(&self, action: &str, reason: String) -> Fault {
-        Fault::Hidden { answer: unspecific(&self.caller.principal, action), reason }
-    }
-
     /// An alias that may be changed by its name, if not reserved.
     fn alias(&self, text: &str, action: &str) -> Result<(AccountId, AliasName)> {
         let account = self.account().clone();
@@ -577,20 +570,23 @@ impl Call<'_, '_> {
         }
     }
 
+    /// The key that a ciphertext is to be opened with: the one that is named, else the one that it names.
     pub fn of_ciphertext(&self, bytes: &[u8], within: Option<&str>, action: &str) -> Result<Arc<Key>> {
         let blob = CiphertextBlob::parse(bytes).ok_or_else(no_ciphertext)?;
-        if let Some(text) = within {
-            let key = self.named(text, true, action)?;
-            if key.arn.key == blob.key {
-                return Ok(key);
-            }
-            let message =
-                "The key ID in the request does not identify a CMK that can perform this operation.";
-            return Err(refused(KmsErrorKind::IncorrectKey, message));
+        match within {
+            Some(text) => self.named(text, true, action),
+            None => self.load(&blob.key)?.ok_or_else(|| self.no_key_of(&blob.key, action)),
         }
-        let unknown = || self.hidden(action, format!("the key {} does not exist in this Region", blob.key));
-        self.load(&blob.key)?.ok_or_else(unknown)
     }
+}
+
+/// Refuses a ciphertext of another key than the one that was named.
+fn must_be_of(bytes: &[u8], key: &Key) -> Result<()> {
+    if CiphertextBlob::parse(bytes).is_some_and(|blob| blob.key == key.arn.key) {
+        return Ok(());
+    }
+    let message = "The key ID in the request does not identify a CMK that can perform this operation.";
+    Err(refused(KmsErrorKind::IncorrectKey, message))
 }
 
 /// The answer to what is no ciphertext of the key, or has another context.

@@ -14,6 +14,7 @@ mod export;
 mod generation;
 mod grant_rows;
 mod grants;
+mod hidden;
 pub mod home;
 pub mod identity;
 mod imported;

@@ -21,6 +21,7 @@ mod sessions;
 mod shared;
 mod speed;
 mod states;
+mod strangers;
 mod trail;
 
 use std::path::PathBuf;
