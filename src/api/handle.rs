@@ -192,13 +192,11 @@ fn authenticate(
     signed.must_be_for(route.service.name()).map_err(refused)?;
     let found = shared.credentials.find(signed.access_key_id, signed.token);
     let found = found.map_err(|error| Failure::credential(error, route.protocol))?;
-    let kept = shared.signing_keys.read().get(&signed, &found.secret);
-    let key = kept.unwrap_or_else(|| shared.signing_keys.write().derive(&signed, &found.secret));
-    signed.verify(&request, &key).map_err(refused)?;
+    let region: Region = signed.region.parse().map_err(|_| refused(signed.wrong_region()))?;
+    shared.signing_keys.verify(&signed, &request, &found.secret).map_err(refused)?;
     let mut user_agent = head.headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     // It is ASCII, so any place is a character's end.
     user_agent = &user_agent[..user_agent.len().min(MAX_USER_AGENT)];
-    let region: Region = signed.region.parse().map_err(|_| refused(signed.wrong_region()))?;
     let caller = Caller {
         source_ip: peer.ip().to_canonical().to_string(),
         user_agent: user_agent.to_owned(),

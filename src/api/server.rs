@@ -92,7 +92,7 @@ pub struct Shared {
     pub credentials: Box<dyn Credentials>,
     pub options: ServerOptions,
     pub metrics: Metrics,
-    pub signing_keys: RwLock<SigningKeys>,
+    pub signing_keys: SigningKeys,
     regions: RwLock<HashMap<Region, Session>>,
 }
 
@@ -148,7 +148,7 @@ impl Server {
             credentials,
             options,
             metrics: Metrics::new(),
-            signing_keys: RwLock::default(),
+            signing_keys: SigningKeys::default(),
             regions: RwLock::default(),
         });
         for region in shared.kms.home().regions()? {

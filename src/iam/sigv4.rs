@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::RwLock;
 
 use crate::crypto::mac::{equal, hmac_sha256, sha256};
 use crate::crypto::secret::secret_newtype;
@@ -103,12 +104,13 @@ impl<'a> Signed<'a> {
             return Err(incomplete(format!(
                 "Credential must have exactly 5 slash-delimited elements, e.g. \
                  keyid/date/region/service/term, got '{}'",
-                parameters.credential
+                shown(parameters.credential)
             )));
         };
         if terminator != TERMINATOR {
             return Err(invalid(format!(
-                "Credential should be scoped with a valid terminator: '{TERMINATOR}', not '{terminator}'."
+                "Credential should be scoped with a valid terminator: '{TERMINATOR}', not '{}'.",
+                shown(terminator)
             )));
         }
         let (time, stamp, dated) = time(request)?;
@@ -116,7 +118,8 @@ impl<'a> Signed<'a> {
         if stamp.get(..8) != Some(date) {
             return Err(invalid(format!(
                 "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: \
-                 '{date}' != '{}', from '{stamp}'.",
+                 '{}' != '{}', from '{stamp}'.",
+                shown(date),
                 stamp.get(..8).unwrap_or_default()
             )));
         }
@@ -156,7 +159,7 @@ impl<'a> Signed<'a> {
 
     /// The error of a scope whose region is none.
     pub fn wrong_region(&self) -> SignatureError {
-        invalid(format!("Credential should be scoped to a valid region, not '{}'. ", self.region))
+        invalid(format!("Credential should be scoped to a valid region, not '{}'. ", shown(self.region)))
     }
 
     /// Compares the signature, in constant time.
@@ -457,30 +460,45 @@ impl SigningKey {
 
 /// Signing keys that were derived, so that a busy client costs one HMAC for each request and not five.
 #[derive(Default)]
-pub struct SigningKeys(HashMap<String, (SecretVec, SigningKey)>);
+pub struct SigningKeys(RwLock<HashMap<String, (SecretVec, SigningKey)>>);
 
 impl SigningKeys {
-    /// As many as are kept; then all are forgotten. Only access keys that exist come in.
+    /// As many as are kept; then all are forgotten. Only those come in that a request was verified with: who holds no
+    /// secret fills no memory.
     const MOST: usize = 10_000;
 
-    /// The key for a request, if it was derived from this secret before.
-    pub fn get(&self, signed: &Signed<'_>, secret: &SecretVec) -> Option<SigningKey> {
-        let (of, key) = self.0.get(&Self::name(signed))?;
-        equal(of.expose(), secret.expose()).then(|| key.clone())
-    }
-
-    /// Derives and keeps it.
-    pub fn derive(&mut self, signed: &Signed<'_>, secret: &SecretVec) -> SigningKey {
-        let key = SigningKey::derive(secret.expose(), signed.date, signed.region, signed.service);
-        if self.0.len() >= Self::MOST {
-            self.0.clear();
+    /// [`Signed::verify`] with the key that follows from this secret.
+    ///
+    /// # Errors
+    /// [`SignatureError::Invalid`].
+    pub fn verify(
+        &self,
+        signed: &Signed<'_>,
+        request: &Request<'_>,
+        secret: &SecretVec,
+    ) -> Result<(), SignatureError> {
+        let name = format!("{}/{}", signed.access_key_id, signed.scope);
+        let kept = {
+            let kept = self.0.read();
+            let same = kept.get(&name).filter(|(of, _)| equal(of.expose(), secret.expose()));
+            same.map(|(_, key)| key.clone())
+        };
+        if let Some(key) = kept {
+            return signed.verify(request, &key);
         }
-        self.0.insert(Self::name(signed), (secret.clone(), key.clone()));
-        key
+        let key = SigningKey::derive(secret.expose(), signed.date, signed.region, signed.service);
+        signed.verify(request, &key)?;
+        let mut all = self.0.write();
+        if all.len() >= Self::MOST {
+            all.clear();
+        }
+        all.insert(name, (secret.clone(), key));
+        Ok(())
     }
 
-    fn name(signed: &Signed<'_>) -> String {
-        format!("{}/{}", signed.access_key_id, signed.scope)
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.read().len()
     }
 }
 

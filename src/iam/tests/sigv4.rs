@@ -2,6 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use proptest::prelude::*;
+
 use super::super::sigv4::{Request, SignatureError, Signed, SigningKey, SigningKeys};
 use crate::crypto::SecretVec;
 
@@ -84,8 +86,7 @@ impl Parts {
         if signed.access_key_id != "AKIDEXAMPLE" {
             return Err(SignatureError::Missing);
         }
-        let key = SigningKeys::default().derive(&signed, &SecretVec::new(SECRET.to_vec()));
-        signed.verify(&request, &key)
+        SigningKeys::default().verify(&signed, &request, &SecretVec::new(SECRET.to_vec()))
     }
 }
 
@@ -238,18 +239,70 @@ fn another_secret_is_refused() {
     let Parts { method, path, query, body, .. } = &parts;
     let request = Request { method, path, query, headers: &headers, body };
     let signed = Signed::read(&request, suite_time()).unwrap();
-    let mut keys = SigningKeys::default();
+    let keys = SigningKeys::default();
     let right = SecretVec::new(SECRET.to_vec());
-    let key = keys.derive(&signed, &right);
-    assert_eq!(signed.verify(&request, &key), Ok(()));
-    assert!(keys.get(&signed, &right).is_some());
-    // The same access key with another secret does not get the key that was kept.
     let mut wrong = SECRET.to_vec();
     wrong[39] ^= 1;
     let wrong = SecretVec::new(wrong);
-    assert!(keys.get(&signed, &wrong).is_none());
-    let key = keys.derive(&signed, &wrong);
-    assert_eq!(told(signed.verify(&request, &key)), MISMATCH);
+    // What does not verify leaves nothing in memory: its scope is the sender's to choose.
+    assert_eq!(told(keys.verify(&signed, &request, &wrong)), MISMATCH);
+    assert_eq!(keys.len(), 0);
+    assert_eq!(keys.verify(&signed, &request, &right), Ok(()));
+    assert_eq!(keys.len(), 1);
+    assert_eq!(keys.verify(&signed, &request, &right), Ok(()));
+    // The same access key with another secret does not get the key that was kept.
+    assert_eq!(told(keys.verify(&signed, &request, &wrong)), MISMATCH);
+    assert_eq!(keys.verify(&signed, &request, &right), Ok(()));
+    assert_eq!(keys.len(), 1);
+}
+
+#[test]
+fn an_answer_repeats_little_of_what_a_stranger_sent() {
+    let long = "x".repeat(60_000);
+    for credential in [
+        long.clone(),
+        format!("a/{long}/us-east-1/service/aws4_request"),
+        format!("a/20150830/us-east-1/service/{long}"),
+    ] {
+        let mut parts = good();
+        let place = parts.headers.iter_mut().find(|(name, _)| name == "authorization").unwrap();
+        place.1 = format!(
+            "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host;x-amz-date, Signature={}",
+            "0".repeat(64)
+        );
+        let told = told(parts.judge(suite_time()));
+        assert!(told.len() < 500, "{}", told.len());
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_stands_in_a_request_is_judged_without_a_panic(
+        method in ".{0,8}", path in ".{0,40}", query in ".{0,40}",
+        authorization in ".{0,80}",
+        credential in "[a-zA-Z0-9/]{0,20}/20150830/.{0,9}/.{0,9}/aws4_request",
+        names in "[a-z;-]{0,30}",
+        date in prop_oneof!["[0-9]{8}T[0-9]{6}Z", ".{0,30}", Just("20150830T123600Z".to_owned())],
+        more in proptest::collection::vec(("[a-z-]{1,12}", ".{0,20}"), 0..5),
+        body in proptest::collection::vec(any::<u8>(), 0..50),
+    ) {
+        let scoped = format!(
+            "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host;x-amz-date{names}, Signature={}",
+            "0".repeat(64)
+        );
+        for authorization in [authorization, scoped] {
+            for dated in ["x-amz-date", "date"] {
+                let mut headers =
+                    vec![("authorization", authorization.as_str()), ("host", "localhost"), (dated, date.as_str())];
+                headers.extend(more.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+                let request = Request { method: &method, path: &path, query: &query, headers: &headers, body: &body };
+                if let Ok(signed) = Signed::read(&request, suite_time()) {
+                    let secret = SecretVec::new(SECRET.to_vec());
+                    prop_assert!(SigningKeys::default().verify(&signed, &request, &secret).is_err());
+                }
+            }
+        }
+    }
 }
 
 #[test]
