@@ -184,10 +184,11 @@ impl Identities {
                 known
             }
         };
-        if known.access_key_id != access_key_id {
+        let session = known.caller.identified.as_ref().and_then(|i| i.session.as_ref());
+        // An access key's id is no session token, whatever is in memory under that name.
+        if known.access_key_id != access_key_id || session.is_some() != token.is_some() {
             return Err(invalid_token());
         }
-        let session = known.caller.identified.as_ref().and_then(|i| i.session.as_ref());
         if session.and_then(|s| s.expires).is_some_and(|expires| self.clock().now() >= expires) {
             return Err(expired_token());
         }

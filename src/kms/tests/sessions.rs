@@ -450,3 +450,15 @@ fn the_query_protocol_is_understood() {
         Some(IdentityErrorKind::Validation)
     );
 }
+
+#[test]
+fn an_access_keys_id_is_no_session_token_of_its_own() {
+    let stage = Stage::new();
+    let made = ask(&stage.iam, "CreateAccessKey", json!({"UserName": "alice"})).unwrap();
+    let id = made["AccessKey"]["AccessKeyId"].as_str().unwrap();
+    let unknown = Some(IdentityErrorKind::InvalidClientTokenId);
+    assert_eq!(kind(stage.bench.kms.credential(id, Some(id))), unknown);
+    assert!(stage.bench.kms.credential(id, None).is_ok());
+    // Also when the access key is in memory.
+    assert_eq!(kind(stage.bench.kms.credential(id, Some(id))), unknown);
+}
