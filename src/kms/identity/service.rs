@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
+use std::hash::Hash;
 use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::DirBuilderExt;
@@ -46,8 +47,8 @@ use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
 const BEAT: Duration = Duration::from_secs(1);
 /// Blocks of the log that are indexed at one look.
 const INDEX_AT_ONCE: usize = 32;
-/// Callers, policies or credentials that are kept at most; then all are dropped.
-const MOST: usize = 10_000;
+/// Callers, policies or credentials that are kept at most; then all of the kind are dropped.
+const MOST: usize = if cfg!(test) { 50 } else { 10_000 };
 /// How often identities are read anew because they changed in between.
 const TRIES: usize = 100;
 /// What a store's root key is recognised by.
@@ -310,8 +311,7 @@ impl Core {
         }
         let row = rows::generation(&*self.store.read()?)?;
         let mut cache = self.cache.write();
-        let full = cache.standings.len() > MOST || cache.managed.len() > MOST || cache.known.len() > MOST;
-        if cache.generation != Some(row) || full {
+        if cache.generation != Some(row) {
             *cache = Cache { generation: Some(row), ..Cache::default() };
         }
         Ok(row)
@@ -340,7 +340,7 @@ impl Core {
                 let standing = directory::standing(&*tx, &caller.principal)?.map(Arc::new);
                 let mut cache = self.cache.write();
                 if cache.generation == Some(generation) {
-                    cache.standings.insert(caller.principal.clone(), standing.clone());
+                    keep_in(&mut cache.standings, caller.principal.clone(), standing.clone());
                 }
                 standing
             }
@@ -364,7 +364,7 @@ impl Core {
         let found = managed(&*tx, account, arn)?;
         let mut cache = self.cache.write();
         if cache.generation == Some(generation) {
-            cache.managed.insert(arn.to_owned(), found.clone());
+            keep_in(&mut cache.managed, arn.to_owned(), found.clone());
         }
         Ok(Some(found))
     }
@@ -389,9 +389,16 @@ impl Core {
     /// Keeps what was found out about an access key or token at this generation.
     pub(super) fn learn(&self, generation: u64, name: &str, known: &Arc<Known>) {
         let mut cache = self.cache.write();
-        if cache.generation == Some(generation) && cache.known.len() <= MOST {
-            cache.known.insert(name.to_owned(), known.clone());
+        if cache.generation == Some(generation) {
+            keep_in(&mut cache.known, name.to_owned(), known.clone());
         }
+    }
+
+    /// How many are kept of the kind that has most, and the bound.
+    #[cfg(test)]
+    pub(in crate::kms) fn kept(&self) -> (usize, usize) {
+        let cache = self.cache.read();
+        (cache.standings.len().max(cache.managed.len()).max(cache.known.len()), MOST)
     }
 
     /// A view of the newest generation, and its number.
@@ -472,13 +479,11 @@ fn authority(
         session.extend(facts.policy.clone().map(Arc::new));
         for arn in &facts.policy_arns {
             match managed(arn)? {
-                Some(found) => session.extend(found),
+                Some(Some(found)) => session.push(found),
+                // Without it, what it denied would be allowed.
+                Some(None) => session.extend(allows_nothing("session policies that are gone").map(Arc::new)),
                 None => return Ok(None),
             }
-        }
-        if session.is_empty() && !facts.policy_arns.is_empty() {
-            // Without any, it would be as if none had been given.
-            session.extend(allows_nothing("session policies that are gone").map(Arc::new));
         }
     }
     Ok(Some(Authority { generation: Some(generation), standing, session, gone }))
@@ -489,6 +494,14 @@ fn managed(tx: &dyn ReadTx, account: &AccountId, arn: &str) -> Result<Option<Arc
     let policy = Policy::parse(PolicyKind::Managed, &text)
         .map_err(|e| KmsError::new(KmsErrorKind::Internal, format!("the policy {arn} is damaged: {e}")))?;
     Ok(Some(Arc::new(NamedPolicy { name: arn.to_owned(), policy })))
+}
+
+/// Callers choose the names of their sessions, so that a map of them needs a bound.
+fn keep_in<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: K, value: V) {
+    if map.len() >= MOST {
+        map.clear();
+    }
+    map.insert(key, value);
 }
 
 /// The thread.

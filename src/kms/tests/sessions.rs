@@ -462,3 +462,33 @@ fn an_access_keys_id_is_no_session_token_of_its_own() {
     // Also when the access key is in memory.
     assert_eq!(kind(stage.bench.kms.credential(id, Some(id))), unknown);
 }
+
+#[test]
+fn the_memory_of_callers_has_a_bound_though_they_choose_their_sessions_names() {
+    let stage = Stage::new();
+    let core = stage.bench.session().region_service().identities.get().unwrap().unwrap();
+    let most = core.kept().1;
+    for at in 0..=2 * most {
+        let named = format!("arn:aws:sts::{ACCOUNT}:assumed-role/keeper/session{at}");
+        let caller = stage.bench.kms.caller(&named).unwrap();
+        let session = stage.bench.kms.session(caller, &region()).unwrap();
+        assert!(encrypt(&session, &stage.key, b"x").is_ok());
+        assert!(core.kept().0 <= most, "{at}");
+    }
+}
+
+#[test]
+fn a_deny_in_a_session_policy_that_is_deleted_does_not_become_a_permission() {
+    let stage = Stage::new();
+    let policy = |name: &str, document: &str| {
+        let made = ask(&stage.iam, "CreatePolicy", json!({"PolicyName": name, "PolicyDocument": document}));
+        made.unwrap()["Policy"]["Arn"].clone()
+    };
+    let deny = document(&json!({"Effect": "Deny", "Action": "kms:Encrypt", "Resource": "*"}));
+    let (wide, narrow) = (policy("wide", &allow("kms:*")), policy("narrow", &deny));
+    let given = json!({"PolicyArns": [{"arn": wide}, {"arn": narrow}]});
+    let session = stage.session(&stage.assume(&stage.alice(), given).unwrap().credentials);
+    assert!(denied(encrypt(&session, &stage.key, b"x")));
+    ask(&stage.iam, "DeletePolicy", json!({"PolicyArn": narrow})).unwrap();
+    assert!(denied(encrypt(&session, &stage.key, b"x")));
+}
