@@ -478,6 +478,32 @@ fn the_memory_of_callers_has_a_bound_though_they_choose_their_sessions_names() {
 }
 
 #[test]
+fn a_source_identity_cannot_be_changed_down_a_chain_and_wants_its_permission_there_too() {
+    let stage = Stage::new();
+    let statement = |who: &str, actions: &[&str]| json!({"Effect": "Allow", "Principal": {"AWS": who}, "Action": actions});
+    let both = ["sts:AssumeRole", "sts:SetSourceIdentity"];
+    stage.role("first", &statement(&format!("arn:aws:iam::{ACCOUNT}:user/alice"), &both));
+    let body = json!({"RoleArn": role_arn("first"), "RoleSessionName": "one", "SourceIdentity": "alice"});
+    let request: AssumeRoleRequest = serde_json::from_value(body).unwrap();
+    let first = stage.alice().call(request).unwrap();
+    assert_eq!(first.source_identity.as_deref(), Some("alice"));
+    let chained = stage.bench.kms.identity(stage.credential(&first.credentials).unwrap().caller);
+    let refused = Some(IdentityErrorKind::AccessDenied);
+    // The trust policy asks who is behind it; the one who is says the name of another.
+    let mut asks = statement(&role_arn("first"), &both);
+    asks["Condition"] = json!({"StringEquals": {"sts:SourceIdentity": "boss"}});
+    stage.retrust(&asks);
+    assert_eq!(kind(stage.assume(&chained, json!({"SourceIdentity": "boss"}))), refused);
+    stage.retrust(&statement(&role_arn("first"), &both));
+    assert_eq!(kind(stage.assume(&chained, json!({"SourceIdentity": "boss"}))), refused);
+    assert!(stage.assume(&chained, json!({"SourceIdentity": "alice"})).is_ok());
+    let inherited = stage.assume(&chained, json!({})).unwrap();
+    assert_eq!(inherited.source_identity.as_deref(), Some("alice"));
+    stage.retrust(&statement(&role_arn("first"), &["sts:AssumeRole"]));
+    assert_eq!(kind(stage.assume(&chained, json!({}))), refused);
+}
+
+#[test]
 fn a_deny_in_a_session_policy_that_is_deleted_does_not_become_a_permission() {
     let stage = Stage::new();
     let policy = |name: &str, document: &str| {

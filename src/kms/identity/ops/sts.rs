@@ -167,9 +167,17 @@ impl AssumeRoleRequest {
         Ok((tags, transitive))
     }
 
-    fn source_identity(&self, call: &IdentityCall<'_, '_>) -> Option<String> {
+    /// Once said, it stays the same down a chain.
+    fn source_identity(&self, call: &IdentityCall<'_, '_>) -> Result<Option<String>> {
         let before = call.caller.identified.as_ref().and_then(|i| i.session.as_ref());
-        before.and_then(|s| s.source_identity.clone()).or_else(|| self.source_identity.clone())
+        match (before.and_then(|s| s.source_identity.as_ref()), &self.source_identity) {
+            (Some(before), Some(other)) if before != other => {
+                let message =
+                    format!("The calling session's SourceIdentity is {before}, and cannot be changed.");
+                Err(refused(IdentityErrorKind::AccessDenied, message))
+            }
+            (before, own) => Ok(before.or(own.as_ref()).cloned()),
+        }
     }
 }
 
@@ -259,10 +267,12 @@ impl IdentityOperation for AssumeRoleRequest {
             }
         }
         let mut actions = vec![action];
-        if !self.tags.is_empty() {
+        // What comes down a chain must be allowed as what is said anew.
+        let before = call.caller.identified.as_ref().and_then(|i| i.session.as_ref());
+        if !self.tags.is_empty() || before.is_some_and(|s| !s.transitive.is_empty()) {
             actions.push("sts:TagSession");
         }
-        if self.source_identity.is_some() {
+        if self.source_identity(call)?.is_some() {
             actions.push("sts:SetSourceIdentity");
         }
         for action in actions {
@@ -309,7 +319,7 @@ impl IdentityOperation for AssumeRoleRequest {
                 format!("Packed policy consumes {percent}% of allotted space, please use smaller policy.");
             return Err(refused(IdentityErrorKind::PackedPolicyTooLarge, message));
         }
-        let source_identity = self.source_identity(call);
+        let source_identity = self.source_identity(call)?;
         let session = self.role_session_name.clone();
         let user =
             Principal::Session { account: account.clone(), role: row.full_name(), session: session.clone() };
