@@ -99,7 +99,9 @@ impl IdentitySession {
     pub fn call_query(&self, operation: &str, pairs: &[(String, String)]) -> Result<Value, KmsError> {
         let Some(body) = flexible::nested(pairs) else {
             let message = "the names of the request's parameters contradict one another";
-            return Err(refused(IdentityErrorKind::Validation, message));
+            let error = refused(IdentityErrorKind::Validation, message);
+            let row = OPERATIONS.iter().map(|(row, _)| *row).find(|row| row.name == operation);
+            return Err(row.map_or(error.clone(), |row| self.refuse_unread(row, error)));
         };
         let mut answer = self.call_json(operation, body)?;
         flexible::encode_documents(&mut answer);

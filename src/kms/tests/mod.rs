@@ -1,5 +1,6 @@
 //! The key service as its callers see it.
 
+mod arbitrary;
 mod conditions;
 mod export;
 mod grant_requests;
