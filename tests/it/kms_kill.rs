@@ -21,46 +21,53 @@ use kmsfs::audit::{ChainHead, Event, Filter};
 use kmsfs::kms::{Caller, Clock, Home, Kms, KmsOptions, Session};
 use serde_json::{Value, json};
 
-const ACCOUNT: &str = "000000000000";
+pub const ACCOUNT: &str = "000000000000";
 const REGION: &str = "us-east-1";
 /// Processes of a round, and threads of a process.
-const PROCESSES: usize = 2;
-const THREADS: usize = 2;
+pub const PROCESSES: usize = 2;
+pub const THREADS: usize = 2;
 /// Keys that a thread makes in a round.
 const KEYS: usize = 4;
 
-/// Time since the test's beginning, an hour for each millisecond; or one moment of it.
+/// Time since the test's beginning, so many seconds for each millisecond; or one moment of it.
 #[derive(Clone, Copy)]
-struct Fast {
-    since: u64,
-    stopped: Option<Timestamp>,
+pub struct Fast {
+    pub since: u64,
+    pub pace: i64,
+    pub stopped: Option<Timestamp>,
 }
+
+const HOUR: i64 = 3600;
 
 impl Clock for Fast {
     fn now(&self) -> Timestamp {
         self.stopped.unwrap_or_else(|| {
-            let hours = i64::try_from(unix_millis().saturating_sub(self.since)).unwrap();
-            Timestamp::from_second(1_800_000_000 + hours * 3600).unwrap()
+            let passed = i64::try_from(unix_millis().saturating_sub(self.since)).unwrap();
+            Timestamp::from_second(1_800_000_000 + passed * self.pace).unwrap()
         })
     }
 }
 
-fn unix_millis() -> u64 {
+pub fn unix_millis() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-fn open(home: &Path, clock: Fast) -> Arc<Kms> {
+pub fn open(home: &Path, clock: Fast) -> Arc<Kms> {
     let options = KmsOptions { clock: Arc::new(clock), ..KmsOptions::new(ACCOUNT.parse().unwrap()) };
     Kms::open(home, options).unwrap()
 }
 
+/// The account's root, known by its user agent.
+pub fn caller(agent: &str) -> Caller {
+    Caller { user_agent: agent.to_owned(), ..Caller::root(ACCOUNT.parse().unwrap()) }
+}
+
 fn session(kms: &Arc<Kms>, agent: &str) -> Session {
-    let caller = Caller { user_agent: agent.to_owned(), ..Caller::root(ACCOUNT.parse().unwrap()) };
-    kms.session(caller, &REGION.parse().unwrap()).unwrap()
+    kms.session(caller(agent), &REGION.parse().unwrap()).unwrap()
 }
 
 /// AWS's answer, or the error's name.
-fn call(session: &Session, operation: &str, body: &Value) -> Result<Value, &'static str> {
+pub fn call(session: &Session, operation: &str, body: &Value) -> Result<Value, &'static str> {
     let answer = session.call_json(operation, body.to_string().as_bytes()).map_err(|e| e.kind.name())?;
     Ok(if answer.is_empty() { Value::Null } else { serde_json::from_slice(&answer).unwrap() })
 }
@@ -68,10 +75,10 @@ fn call(session: &Session, operation: &str, body: &Value) -> Result<Value, &'sta
 // ---- the processes that are killed
 
 /// A small generator (xorshift): what a thread does must not depend on the others.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -159,13 +166,60 @@ impl Thread {
     }
 }
 
+/// What a process that is to be killed was started with: its name, the bed's directory and its beginning.
+pub fn told() -> Option<(String, PathBuf, u64)> {
+    let name = env::var("KMSFS_KILL_NAME").ok()?;
+    let dir = PathBuf::from(env::var_os("KMSFS_KILL_DIR").unwrap());
+    Some((name, dir, env::var("KMSFS_KILL_SINCE").unwrap().parse().unwrap()))
+}
+
+/// Starts processes that run an ignored test, and kills each in the middle of its work, once every thread has written
+/// so many bytes of its journal, however busy the machine is. The agents: their threads.
+pub fn kill(worker: &str, enough: u64, round: usize, dir: &Path, since: u64, dice: &mut Dice) -> Vec<String> {
+    let names: Vec<String> = (0..PROCESSES).map(|n| format!("r{round}p{n}")).collect();
+    let agents: Vec<String> =
+        names.iter().flat_map(|name| (0..THREADS).map(move |n| format!("{name}-{n}"))).collect();
+    let mut children: Vec<Child> = names.iter().map(|name| start(worker, name, dir, since)).collect();
+    let begun = Instant::now();
+    let works = |agent: &String| fs::metadata(journal(dir, agent)).is_ok_and(|m| m.len() > enough);
+    while !agents.iter().all(works) && begun.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for (name, child) in names.iter().zip(&mut children) {
+        // The second goes on for a while without the first.
+        std::thread::sleep(Duration::from_micros(dice.below(300_000) as u64));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        let said = fs::read_to_string(dir.join(format!("{name}.log"))).unwrap();
+        assert_eq!(status.signal(), Some(9), "{name} ended by itself: {said}");
+    }
+    agents
+}
+
+fn start(worker: &str, name: &str, dir: &Path, since: u64) -> Child {
+    let log = File::create(dir.join(format!("{name}.log"))).unwrap();
+    Command::new(env::current_exe().unwrap())
+        .args([worker, "--exact", "--ignored", "--nocapture"])
+        .env("KMSFS_KILL_NAME", name)
+        .env("KMSFS_KILL_DIR", dir)
+        .env("KMSFS_KILL_SINCE", since.to_string())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// How often; KMSFS_KILL_ROUNDS sets it.
+pub fn rounds() -> usize {
+    env::var("KMSFS_KILL_ROUNDS").map_or(20, |n| n.parse().unwrap())
+}
+
 #[test]
 #[ignore = "the process that the next test starts and kills"]
 fn worker() {
-    let Ok(name) = env::var("KMSFS_KILL_NAME") else { return };
-    let dir = PathBuf::from(env::var_os("KMSFS_KILL_DIR").unwrap());
-    let since = env::var("KMSFS_KILL_SINCE").unwrap().parse().unwrap();
-    let kms = open(&dir.join("home"), Fast { since, stopped: None });
+    let Some((name, dir, since)) = told() else { return };
+    let kms = open(&dir.join("home"), Fast { since, pace: HOUR, stopped: None });
     std::thread::scope(|scope| {
         for n in 0..THREADS {
             let (agent, kms, dir) = (format!("{name}-{n}"), &kms, &dir);
@@ -193,26 +247,30 @@ fn worker() {
     });
 }
 
-fn journal(dir: &Path, agent: &str) -> PathBuf {
+pub fn journal(dir: &Path, agent: &str) -> PathBuf {
     dir.join(format!("{agent}.journal"))
 }
 
 // ---- what must be
 
 /// A call of a journal; without an outcome it was not answered.
-struct Made {
-    operation: String,
-    body: Value,
-    outcome: Option<Result<Value, String>>,
+pub struct Made {
+    /// Which log has it, if there are several.
+    pub place: Option<usize>,
+    pub operation: String,
+    pub body: Value,
+    pub outcome: Option<Result<Value, String>>,
 }
 
-fn read_journal(path: &Path) -> Vec<Made> {
+pub fn read_journal(path: &Path) -> Vec<Made> {
     let mut made: Vec<Made> = Vec::new();
     for line in fs::read_to_string(path).unwrap().lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         if let Some(operation) = line.get("operation") {
-            made.push(Made { operation: text(operation), body: line["body"].clone(), outcome: None });
+            let place = line["place"].as_u64().map(|place| place as usize);
+            let body = line["body"].clone();
+            made.push(Made { place, operation: text(operation), body, outcome: None });
             continue;
         }
         let outcome = line.get("error").map_or_else(|| Ok(line["answer"].clone()), |error| Err(text(error)));
@@ -358,49 +416,19 @@ impl Bed {
         let dir = tempfile::Builder::new().prefix("kmsfs-kill-").tempdir().unwrap();
         let since = unix_millis();
         Home::open_or_create(&dir.path().join("home")).unwrap();
-        let kms = open(&dir.path().join("home"), Fast { since, stopped: None });
+        let kms = open(&dir.path().join("home"), Fast { since, pace: HOUR, stopped: None });
         kms.create_region(&REGION.parse().unwrap(), None).unwrap();
         Self { dir, since, world: World::default(), head: None, dice: Dice(since | 1) }
     }
 
-    fn start(&self, name: &str) -> Child {
-        let log = File::create(self.dir.path().join(format!("{name}.log"))).unwrap();
-        Command::new(env::current_exe().unwrap())
-            .args(["kms_kill::worker", "--exact", "--ignored", "--nocapture"])
-            .env("KMSFS_KILL_NAME", name)
-            .env("KMSFS_KILL_DIR", self.dir.path())
-            .env("KMSFS_KILL_SINCE", self.since.to_string())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
-    }
-
     fn round(&mut self, round: usize) -> usize {
-        let names: Vec<String> = (0..PROCESSES).map(|n| format!("r{round}p{n}")).collect();
-        let agents: Vec<String> =
-            names.iter().flat_map(|name| (0..THREADS).map(move |n| format!("{name}-{n}"))).collect();
-        let mut children: Vec<Child> = names.iter().map(|name| self.start(name)).collect();
-        let begun = Instant::now();
-        let works = |agent: &String| fs::metadata(journal(self.dir.path(), agent)).is_ok_and(|m| m.len() > 0);
-        while !agents.iter().all(works) && begun.elapsed() < Duration::from_secs(30) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        for (name, child) in names.iter().zip(&mut children) {
-            // The second goes on for a while without the first.
-            std::thread::sleep(Duration::from_micros(self.dice.below(300_000) as u64));
-            child.kill().unwrap();
-            let status = child.wait().unwrap();
-            let said = fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap();
-            assert_eq!(status.signal(), Some(9), "{name} ended by itself: {said}");
-        }
+        let agents = kill("kms_kill::worker", 6000, round, self.dir.path(), self.since, &mut self.dice);
         self.check(&agents)
     }
 
     /// The number of calls that were answered.
     fn check(&mut self, agents: &[String]) -> usize {
-        let clock = Fast { since: self.since, stopped: None };
+        let clock = Fast { since: self.since, pace: HOUR, stopped: None };
         let clock = Fast { stopped: Some(clock.now()), ..clock };
         // Opening does what is due; from then on time stands.
         let kms = open(&self.dir.path().join("home"), clock);
@@ -471,10 +499,9 @@ impl Bed {
     }
 }
 
-/// KMSFS_KILL_ROUNDS sets how often; 20 unless set.
 #[test]
 fn killed_processes_leave_a_store_that_is_what_its_log_says() {
-    let rounds = env::var("KMSFS_KILL_ROUNDS").map_or(20, |n| n.parse().unwrap());
+    let rounds = rounds();
     let mut bed = Bed::new();
     let answered: usize = (0..rounds).map(|round| bed.round(round)).sum();
     assert!(answered > rounds * 20, "only {answered} calls were answered in {rounds} rounds");

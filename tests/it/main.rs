@@ -11,6 +11,7 @@ mod clients;
 mod export;
 mod fake;
 mod kms_kill;
+mod kms_kill_all;
 mod model;
 mod mount_bad_input;
 mod mount_files;
