@@ -32,6 +32,8 @@ pub enum Exit {
     Busy = 6,
     /// The audit log, or a file, is not what was written.
     Tampered = 7,
+    /// `iam simulate`: the request would be denied.
+    Denied = 8,
 }
 
 impl From<Exit> for ExitCode {
@@ -50,7 +52,8 @@ Exit codes:
   4  the key service's home cannot be used: root key, passphrase, store
   5  the volume cannot be used: absent, damaged, of another region, a newer format
   6  the volume, the mount point or the mount is in use
-  7  the audit log or a file is not what was written";
+  7  the audit log or a file is not what was written
+  8  `iam simulate`: the request would be denied";
 
 /// What went wrong, to what, and what to do: one line.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,12 @@ pub enum CliError {
     /// The key service's answer.
     #[error("{}: {}{}", .0.kind.name(), .0.message, advice(.0.kind))]
     Refused(#[from] KmsError),
+    /// Whom an option names is not there.
+    #[error(
+        "{}: {}; a principal is a user's name or ARN, a role's ARN, or an assumed-role session's ARN (`kmsfs iam user list`, \
+         `kmsfs iam role list`)", .0.kind.name(), .0.message
+    )]
+    NoPrincipal(KmsError),
     /// The key service cannot be opened.
     #[error("{0}")]
     Home(String),
@@ -114,7 +123,9 @@ impl CliError {
             Self::NoReader => Exit::Success,
             Self::Io { .. } | Self::Failed(_) => Exit::Failure,
             Self::Usage(_) => Exit::Usage,
-            Self::Refused(_) | Self::Volume { source: VolumeError::Key(_), .. } => Exit::Refused,
+            Self::Refused(_) | Self::NoPrincipal(_) | Self::Volume { source: VolumeError::Key(_), .. } => {
+                Exit::Refused
+            }
             Self::Home(_) => Exit::Home,
             Self::Volume { source: VolumeError::InUse, .. }
             | Self::Mount(MountError::Busy { .. })
@@ -159,10 +170,11 @@ fn advice(kind: KmsErrorKind) -> &'static str {
         KmsErrorKind::InvalidGrantId => "; `kmsfs key grant list` shows the grants of a key",
         KmsErrorKind::DependencyTimeout => "; try again",
         KmsErrorKind::AccessDenied => {
-            "; `kmsfs key policy` shows who may (a service-managed key allows only its service to use it)"
+            "; `kmsfs key policy` shows who may (a service-managed key allows only its service to use it), `kmsfs iam simulate` \
+             by what"
         }
         KmsErrorKind::Identity(IdentityErrorKind::NoSuchEntity) => {
-            "; `--as` takes a user's name or ARN, a role's ARN, or an assumed-role session's ARN"
+            "; the `list` of `kmsfs iam user`, `group`, `role`, `policy` and `access-key` shows what there is"
         }
         KmsErrorKind::Identity(_)
         | KmsErrorKind::IncorrectKey

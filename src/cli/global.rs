@@ -36,7 +36,15 @@ pub struct Global {
     pub account: AccountId,
     /// Act as this principal instead of the account's root: a user's name or ARN, the ARN of a role or of an assumed-role
     /// session
-    #[arg(long = "as", global = true, env = "KMSFS_AS", value_name = "PRINCIPAL", hide_env_values = true)]
+    // Not under the field's name: a verb that has an option --principal would set this one too.
+    #[arg(
+        id = "as",
+        long = "as",
+        global = true,
+        env = "KMSFS_AS",
+        value_name = "PRINCIPAL",
+        hide_env_values = true
+    )]
     pub principal: Option<String>,
     /// File that holds the passphrase of the region's root key; a newline at its end does not count
     #[arg(long, global = true, env = "KMSFS_PASSPHRASE_FILE", value_name = "FILE", hide_env_values = true)]

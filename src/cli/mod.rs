@@ -8,6 +8,7 @@ mod demo;
 mod error;
 mod files;
 mod global;
+mod iam;
 mod init;
 mod inspect;
 mod key;
@@ -53,6 +54,7 @@ enum Verb {
     Inspect(inspect::Args),
     Key(key::Args),
     Alias(alias::Args),
+    Iam(iam::Args),
     Audit(audit::Args),
     Encrypt(secret::EncryptArgs),
     Decrypt(secret::DecryptArgs),
@@ -89,6 +91,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Inspect(args) => inspect::run(args)?,
         Verb::Key(args) => key::run(global, args)?,
         Verb::Alias(args) => alias::run(global, args)?,
+        Verb::Iam(args) => return iam::run(global, args),
         Verb::Audit(args) => audit::run(global, args)?,
         Verb::Encrypt(args) => secret::encrypt(global, args)?,
         Verb::Decrypt(args) => secret::decrypt(global, args)?,

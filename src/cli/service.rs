@@ -7,9 +7,10 @@ use super::global::Global;
 use crate::crypto::SecretVec;
 use crate::iam::{AliasName, IamError};
 use crate::kms::home::{Home, HomeError, Kms, KmsOptions};
+use crate::kms::identity::IdentitySession;
 use crate::kms::root::RootKeyError;
 use crate::kms::wire::{CreateAliasRequest, CreateKeyRequest, ListAliasesRequest, ListAliasesResponse};
-use crate::kms::{Caller, KeyService, Session};
+use crate::kms::{Caller, KeyService, KmsErrorKind, Session};
 
 /// The region must be there.
 pub fn session(global: &Global) -> Result<Session> {
@@ -22,12 +23,46 @@ pub fn session_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Se
 }
 
 /// A session of the account's root, or of whom `--as` names: the local command line is believed.
-fn begin(global: &Global, kms: &Arc<Kms>) -> Result<Session> {
-    let caller = match &global.principal {
-        Some(principal) => kms.caller(principal)?,
-        None => Caller::root(global.account.clone()),
-    };
+pub fn begin(global: &Global, kms: &Arc<Kms>) -> Result<Session> {
+    session_as(global, kms, caller(global, kms)?)
+}
+
+/// A session of somebody in the chosen region.
+pub fn session_as(global: &Global, kms: &Arc<Kms>, caller: Caller) -> Result<Session> {
     kms.session(caller, &global.region).map_err(failed)
+}
+
+fn caller(global: &Global, kms: &Kms) -> Result<Caller> {
+    match &global.principal {
+        Some(principal) => named(kms, principal),
+        None => Ok(Caller::root(global.account.clone())),
+    }
+}
+
+/// Whom an option names.
+pub fn named(kms: &Kms, principal: &str) -> Result<Caller> {
+    kms.caller(principal).map_err(|error| match error.kind {
+        KmsErrorKind::Identity(_) => CliError::NoPrincipal(error),
+        _ => CliError::Refused(error),
+    })
+}
+
+/// All regions of a home that is there.
+pub fn kms(global: &Global) -> Result<Arc<Kms>> {
+    open(global, global.passphrase(false)?)
+}
+
+/// The home with its directory of identities, which the first call makes; no region is needed.
+pub fn identities(global: &Global) -> Result<Arc<Kms>> {
+    let home = Home::open_or_create(&global.home()?).map_err(failed)?;
+    let new = !home.path().join("iam").exists();
+    open(global, global.passphrase(new)?)
+}
+
+/// IAM and STS, as the account's root or as whom `--as` names.
+pub fn identity(global: &Global) -> Result<IdentitySession> {
+    let kms = identities(global)?;
+    Ok(kms.identity(caller(global, &kms)?))
 }
 
 /// Makes home and region if they are not there.

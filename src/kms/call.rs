@@ -20,8 +20,8 @@ use super::{KmsError, KmsErrorKind, conditions, rows};
 use crate::audit::Resource;
 use crate::crypto::SecretVec;
 use crate::iam::{
-    Access, AccountId, AliasName, Context, IamError, KeyArn, KeyId, Layer, Policy, Principal, Refusal,
-    Region, ResourcePolicy, evaluate,
+    Access, AccountId, AliasName, Context, Ground, IamError, KeyArn, KeyId, Layer, Policy, Principal,
+    Refusal, Region, ResourcePolicy, evaluate,
 };
 use crate::store::{ReadTx, WriteTx};
 
@@ -410,9 +410,12 @@ impl Call<'_, '_> {
         let Err(denied) = decided else { return Ok(()) };
         if let Some(key) = key
             && !denied.explicit
-            && self.granted(key, action, By::Account)?.is_some()
+            && let Some(grant) = self.granted(key, action, By::Account)?
             && self.ask(action, resource, context, None, &|| None).is_ok()
         {
+            if let Some(simulation) = self.simulation {
+                simulation.note_also(Ground::Grant(grant.to_string()).to_string());
+            }
             return Ok(());
         }
         Err(denied.error.into())

@@ -3,7 +3,7 @@
 //!
 //! `<home>/<region>/root.key`, `store.db` (with SQLite's `-wal` and `-shm`), `generation`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -262,6 +262,11 @@ impl Kms {
     /// IAM and STS as `caller` sees them.
     pub fn identity(&self, caller: Caller) -> IdentitySession {
         IdentitySession::new(self.siblings.identities().clone(), caller)
+    }
+
+    /// Accounts that have users, groups, roles, policies or an alias in this home.
+    pub fn accounts(&self) -> Result<BTreeSet<AccountId>, KmsError> {
+        self.siblings.identities().accounts()
     }
 
     /// The secret of an access key and who it is; with a session token the session's.

@@ -6,6 +6,7 @@ use super::call::{Call, Tx};
 use super::events::{Notes, Parameters};
 use super::operation::{OPERATIONS, Row};
 use super::region::Fault;
+use super::service::EncryptionContext;
 use super::session::Session;
 use super::{KmsError, KmsErrorKind, rows};
 use crate::iam::{Context, Decision, Refusal};
@@ -36,6 +37,11 @@ impl Simulation<'_> {
         }
     }
 
+    /// Notes what was needed beside.
+    pub fn note_also(&self, ground: String) {
+        self.grounds.borrow_mut().push(ground);
+    }
+
     /// Notes by what it was decided.
     pub fn note(&self, decision: &Decision<'_>) {
         match decision {
@@ -61,7 +67,8 @@ fn row_of(action: &str) -> Option<&'static Row> {
 impl Session {
     /// What would be decided if the session's caller asked for this `action` (such as kms:Decrypt) on this `resource`: a
     /// key by any of its names, or any ARN, or `*`. `context` are condition keys with their values, in place of what the
-    /// request would say of itself. Actions of the key service on keys are decided with the key's policy and its
+    /// request would say of itself; the encryption context is said as a request's is, and grants with constraints look at it.
+    /// Actions of the key service on keys are decided with the key's policy and its
     /// grants, all others by the caller's own policies.
     ///
     /// # Errors
@@ -71,6 +78,7 @@ impl Session {
         action: &str,
         resource: &str,
         context: &[(String, Vec<String>)],
+        encryption_context: &EncryptionContext,
     ) -> Result<Simulated, KmsError> {
         let known = row_of(action);
         if known.is_none() && (action.starts_with("kms:") || !action.contains(':')) {
@@ -80,7 +88,14 @@ impl Session {
         let region = self.region_core();
         let tx = region.store.read()?;
         let simulation = Simulation { context, grounds: RefCell::default() };
-        let parameters = Parameters::default();
+        let pairs = Some(encryption_context).filter(|pairs| !pairs.is_empty());
+        // Each action looks at the one that is its own.
+        let parameters = Parameters {
+            encryption_context: pairs,
+            source_encryption_context: pairs,
+            destination_encryption_context: pairs,
+            ..Parameters::default()
+        };
         // Of actions that are not the key service's own the row says nothing.
         let row = known.unwrap_or(OPERATIONS[0].0);
         let call = Call {
@@ -101,8 +116,11 @@ impl Session {
             service_events: Vec::new(),
             shares: false,
         };
-        // What has to do with no key is decided by the caller's own policies.
-        let alone = known.is_none() || resource == "*" || resource.contains(":alias/");
+        // What has to do with no key is decided by the caller's own policies; an alias's ARN names its key, but for what
+        // is done with the alias.
+        let of_alias =
+            known.is_some_and(|row| matches!(row.name, "CreateAlias" | "UpdateAlias" | "DeleteAlias"));
+        let alone = known.is_none() || resource == "*" || of_alias && resource.contains(":alias/");
         let decided = if alone {
             call.simulate_alone(action, resource)
         } else {

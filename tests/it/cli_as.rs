@@ -29,7 +29,10 @@ fn a_verb_acts_as_whom_it_names() {
     let bed = Bed::with_own_key();
     let (code, words) = bed.refused_with(["--as", "alice", "key", "list"]);
     assert_eq!(code, 3);
-    assert!(words.contains("NoSuchEntity") && words.contains("`--as` takes"), "{words}");
+    assert!(
+        words.contains("NoSuchEntity") && words.contains("a principal is a user's name or ARN"),
+        "{words}"
+    );
     let iam = identities(&bed);
     iam.call_json("CreateUser", json!({"UserName": "alice"})).unwrap();
     for who in ["alice", ALICE] {
@@ -39,6 +42,8 @@ fn a_verb_acts_as_whom_it_names() {
     }
     let_alice(&iam, "kms:*");
     assert!(bed.run(["--as", "alice", "key", "list"]).contains("CUSTOMER"));
+    // To ask about somebody is not to act as somebody.
+    bed.run(["audit", "lookup", "--principal", "arn:aws:iam::000000000000:user/nobody"]);
     assert!(bed.run(["audit", "lookup", "--principal", ALICE, "--json"]).contains("\"userName\":\"alice\""));
 }
 

@@ -4,6 +4,7 @@ mod api;
 mod cli;
 mod cli_as;
 mod cli_grants;
+mod cli_iam;
 mod cli_import;
 mod cli_keys;
 mod cli_sealed;

@@ -1,5 +1,8 @@
 //! Users, groups and roles.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
 use serde::{Deserialize, Serialize};
 
 use super::{DirectoryError, Result, access_keys_of, decode, encode, held, named, tail, under};
@@ -262,6 +265,25 @@ fn set_count(tx: &mut dyn WriteTx, kind: u8, account: &AccountId, number: u64) -
 /// Are there users or roles of this account here? If not, whom it has is unknown.
 pub fn knows_account(tx: &dyn ReadTx, account: &AccountId) -> Result<bool> {
     Ok(count(tx, Kind::User.byte(), account)? > 0 || count(tx, Kind::Role.byte(), account)? > 0)
+}
+
+/// Accounts that have users, groups, roles, policies or an alias.
+pub fn accounts(tx: &dyn ReadTx) -> Result<BTreeSet<AccountId>> {
+    let account = |bytes: Option<&[u8]>| {
+        let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        text.and_then(|text| text.parse().ok()).ok_or(DirectoryError::Damaged("an account"))
+    };
+    let all = |collection| tx.range(collection, Bound::Unbounded, Bound::Unbounded, false, usize::MAX);
+    let mut found = BTreeSet::new();
+    for (key, number) in all(COUNTS)? {
+        if number.iter().any(|byte| *byte > 0) {
+            found.insert(account(key.get(1..))?);
+        }
+    }
+    for (key, _) in all(ACCOUNTS)? {
+        found.insert(account(Some(&key))?);
+    }
+    Ok(found)
 }
 
 fn member_prefix(account: &AccountId, group: &str) -> Vec<u8> {

@@ -32,8 +32,8 @@ pub use access_keys::{
     open_secret, put_access_key,
 };
 pub use entities::{
-    EntityRow, Kind, RoleRow, account_alias, add_member, create_entity, delete_entity, entities, entity,
-    entity_any_case, entity_count, find_entity, knows_account, members, put_entity, remove_member,
+    EntityRow, Kind, RoleRow, account_alias, accounts, add_member, create_entity, delete_entity, entities,
+    entity, entity_any_case, entity_count, find_entity, knows_account, members, put_entity, remove_member,
     set_account_alias,
 };
 pub use held::{

@@ -15,7 +15,7 @@
 //! identities inside the region's write transaction, and so needs no second look.
 //! Nobody takes a region's transaction while holding the directory's, so the two cannot wait for each other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, DirBuilder};
 use std::hash::Hash;
 use std::io;
@@ -188,6 +188,12 @@ impl Identities {
         }
         let message = "identities are being changed faster than the request can be decided; try again";
         Err(KmsError::new(KmsErrorKind::DependencyTimeout, message))
+    }
+
+    /// Accounts that have identities or an alias here.
+    pub fn accounts(&self) -> Result<BTreeSet<AccountId>, KmsError> {
+        let Some(service) = self.get()? else { return Ok(BTreeSet::new()) };
+        Ok(directory::accounts(&*service.store.read()?)?)
     }
 
     /// Is there such a user or role? Yes also where the account is one whose users and roles are not known here.

@@ -385,7 +385,8 @@ fn a_simulation_decides_as_a_request_would_and_says_by_what() {
     let stage = Stage::new();
     let alice = stage.bench.kms.session(stage.bench.kms.caller("alice").unwrap(), &region()).unwrap();
     let arn = metadata(&stage.bench.session(), &stage.key).arn;
-    let nothing = alice.simulate("kms:Encrypt", &arn, &[]).unwrap();
+    let no_pairs = EncryptionContext::new();
+    let nothing = alice.simulate("kms:Encrypt", &arn, &[], &no_pairs).unwrap();
     assert!(!nothing.allowed && nothing.grounds.is_empty());
     assert_eq!(nothing.words, encrypt(&alice, &arn, b"x").unwrap_err().message);
     let statement = json!({
@@ -395,9 +396,9 @@ fn a_simulation_decides_as_a_request_would_and_says_by_what() {
     let body = json!({"UserName": "alice", "PolicyName": "work", "PolicyDocument": document(&statement)});
     ask(&stage.iam, "PutUserPolicy", body).unwrap();
     let before = alice.lookup_events(&Filter { limit: Some(1000), ..Filter::default() }).unwrap().len();
-    assert!(!alice.simulate("kms:Encrypt", &arn, &[]).unwrap().allowed);
+    assert!(!alice.simulate("kms:Encrypt", &arn, &[], &no_pairs).unwrap().allowed);
     let given = [("kms:EncryptionContext:department".to_owned(), vec!["finance".to_owned()])];
-    let found = alice.simulate("kms:Encrypt", &arn, &given).unwrap();
+    let found = alice.simulate("kms:Encrypt", &arn, &given, &no_pairs).unwrap();
     assert!(found.allowed, "{}", found.words);
     assert_eq!(
         found.grounds,
@@ -409,12 +410,15 @@ fn a_simulation_decides_as_a_request_would_and_says_by_what() {
     let body = json!({"UserName": "alice", "PolicyName": "no", "PolicyDocument":
         document(&json!({"Sid": "Never", "Effect": "Deny", "Action": "kms:*", "Resource": "*"}))});
     ask(&stage.iam, "PutUserPolicy", body).unwrap();
-    let found = alice.simulate("kms:Encrypt", &arn, &given).unwrap();
+    let found = alice.simulate("kms:Encrypt", &arn, &given, &no_pairs).unwrap();
     assert!(!found.allowed && found.words.ends_with("with an explicit deny in an identity-based policy"));
     assert_eq!(found.grounds, ["statement 1 (\"Never\") of the identity-based policy no of the user alice"]);
-    assert!(!alice.simulate("iam:CreateUser", "*", &[]).unwrap().allowed);
-    assert!(stage.bench.session().simulate("iam:CreateUser", "*", &[]).unwrap().allowed);
-    assert_eq!(alice.simulate("kms:Nothing", &arn, &[]).unwrap_err().kind, KmsErrorKind::Validation);
+    assert!(!alice.simulate("iam:CreateUser", "*", &[], &no_pairs).unwrap().allowed);
+    assert!(stage.bench.session().simulate("iam:CreateUser", "*", &[], &no_pairs).unwrap().allowed);
+    assert_eq!(
+        alice.simulate("kms:Nothing", &arn, &[], &no_pairs).unwrap_err().kind,
+        KmsErrorKind::Validation
+    );
     // Nothing of it is recorded.
     let after = alice.lookup_events(&Filter { limit: Some(1000), ..Filter::default() }).unwrap().len();
     assert_eq!(before, after);
