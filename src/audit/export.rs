@@ -25,8 +25,6 @@ use crate::crypto::CryptoError;
 use crate::crypto::mac::{self, Sha256};
 use crate::store::Store;
 
-/// The trail that names of digests bear.
-pub const TRAIL: &str = "kmsfs";
 /// The bucket that digests name, if none is given.
 pub const BUCKET: &str = "kmsfs";
 /// Behind a digest's name: the file of its signature.
@@ -128,9 +126,49 @@ pub trait DigestKeys {
     fn named(&self, fingerprint: &str) -> Result<Option<Arc<DigestKey>>, ExportError>;
 }
 
+/// Which log; each is a trail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// A region's.
+    Region,
+    /// That of IAM and STS.
+    Identities,
+}
+
+impl Log {
+    /// The name of its trail, which digests bear.
+    pub const fn trail(self) -> &'static str {
+        match self {
+            Self::Region => "kmsfs",
+            Self::Identities => "kmsfs-iam",
+        }
+    }
+
+    /// What the name of a log file ends with, by the number of its first event. Both trails put their files into one
+    /// folder: neither takes the other's for its own.
+    fn unique(self, first: u64) -> String {
+        match self {
+            Self::Region => format!("{first:016X}"),
+            Self::Identities => format!("I{first:015X}"),
+        }
+    }
+
+    /// The number of the first event of a log file with this name.
+    fn first_event(self, name: &str, prefix: &str) -> Option<u64> {
+        let unique = name.strip_prefix(prefix)?.strip_suffix(SUFFIX)?.rsplit('_').next()?;
+        let number = match self {
+            Self::Region => unique,
+            Self::Identities => unique.strip_prefix('I')?,
+        };
+        if unique.len() == 16 { u64::from_str_radix(number, 16).ok() } else { None }
+    }
+}
+
 /// The log that is exported.
 pub struct Source<'a> {
-    /// The region's store.
+    /// Which.
+    pub log: Log,
+    /// Its store.
     pub store: &'a dyn Store,
     /// The end of the chain that is on disk and signed.
     pub signed: ChainHead,
@@ -238,18 +276,12 @@ fn logs(source: &Source<'_>) -> String {
 }
 
 fn digest_prefix(source: &Source<'_>) -> String {
-    let (account, region) = (source.account, source.region);
-    format!("{account}_CloudTrail-Digest_{region}_{TRAIL}_{region}_")
+    let (account, region, trail) = (source.account, source.region, source.log.trail());
+    format!("{account}_CloudTrail-Digest_{region}_{trail}_{region}_")
 }
 
 fn log_prefix(source: &Source<'_>) -> String {
     format!("{}_CloudTrail_{}_", source.account, source.region)
-}
-
-/// The number of the first event of a log file with this name.
-fn first_event(name: &str, prefix: &str) -> Option<u64> {
-    let unique = name.strip_prefix(prefix)?.strip_suffix(SUFFIX)?.rsplit('_').next()?;
-    if unique.len() == 16 { u64::from_str_radix(unique, 16).ok() } else { None }
 }
 
 /// The last digest, if there is one; it must be ours, and the log must hold what it reaches.
@@ -287,7 +319,9 @@ fn sweep(source: &Source<'_>, target: &Target, last: Option<&(Digest, Point)>) -
     let day = last.map_or(String::new(), |(digest, _)| digest.digest_end_time.day());
     let reached = last.map_or(0, |(_, point)| point.head.sequence);
     let prefix = log_prefix(source);
-    target.sweep(&logs(source), &day, &|name| first_event(name, &prefix).is_none_or(|n| n <= reached))?;
+    target.sweep(&logs(source), &day, &|name| {
+        source.log.first_event(name, &prefix).is_none_or(|n| n <= reached)
+    })?;
     let prefix = digest_prefix(source);
     let newest = last.map_or(String::new(), |(digest, _)| {
         format!("{prefix}{}{SUFFIX}{BESIDE}", digest.digest_end_time.compact())
@@ -372,7 +406,8 @@ impl Export<'_> {
     /// Ends a log file, under the minute of its newest event as far as that is in this hour.
     fn name(&self, log: LogFile<'_>, start: Second, until: Second) -> Result<NamedLogFile, ExportError> {
         let minute = log.newest.clamp(start, Second(until.0 - 1)).minute();
-        let name = format!("{}{minute}_{:016X}{SUFFIX}", log_prefix(self.source), log.first);
+        let unique = self.source.log.unique(log.first);
+        let name = format!("{}{minute}_{unique}{SUFFIX}", log_prefix(self.source));
         let object = format!("{}/{}/{name}", logs(self.source), start.day());
         let (oldest, newest) = (log.oldest, log.newest);
         let hash = log.finish(&name)?;

@@ -26,7 +26,7 @@ const NAME: u8 = b'e';
 const PRINCIPAL: u8 = b'p';
 const FAILED: u8 = b'f';
 /// Answers when no limit is given.
-const USUAL_LIMIT: usize = 50;
+pub const USUAL_LIMIT: usize = 50;
 /// Index rows that are read at once.
 const PAGE: usize = 64;
 

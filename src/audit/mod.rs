@@ -7,6 +7,7 @@ mod digest;
 mod event;
 mod export;
 mod lookup;
+mod merge;
 
 pub use chain::{
     AuditError, ChainHead, HeadKey, Record, advance_head, append, append_after, head, read, sign_head,
@@ -17,8 +18,9 @@ pub use event::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
     ServiceEventDetails, SessionAttributes, SessionContext, SessionIssuer, TRAIL_SOURCE, Text, uuid,
 };
-pub use export::{BUCKET, DigestKeys, ExportError, ExportOptions, Exported, Source, TRAIL, export};
-pub use lookup::{Filter, Found, Page, index, lookup, newest, page};
+pub use export::{BUCKET, DigestKeys, ExportError, ExportOptions, Exported, Log, Source, export};
+pub use lookup::{Filter, Found, Page, USUAL_LIMIT, index, lookup, newest, page};
+pub use merge::merge;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::error::{CliError, Result};
 use super::global::Global;
 use super::{output, service};
-use crate::audit::{AuditError, ChainHead, Event, ExportError, ExportOptions, Filter, Found};
+use crate::audit::{AuditError, ChainHead, Event, ExportError, ExportOptions, Exported, Filter, Found};
 use crate::kms::{KeyService, Session};
 
 /// Reads, verifies and exports the audit log
@@ -28,6 +28,8 @@ enum Verb {
 }
 
 /// Shows events, newest first; everything that is given must hold
+///
+/// Events of IAM and STS are shown in us-east-1, or, in a home that has no such region, in the first by name.
 #[derive(Debug, clap::Args)]
 struct Lookup {
     /// At this time or later: 2026-11-24T12:00:00Z, 2026-11-24 (midnight UTC), or 90s, 15m, 2h, 7d ago
@@ -58,22 +60,23 @@ struct Lookup {
 
 /// Checks that no event was changed, removed or added behind the log's back
 ///
-/// It prints the log's head. A head that was noted elsewhere (a file on another machine, a mail to yourself) shows
+/// It walks the region's log and that of IAM and STS, which is one for all regions, and prints their heads. A head that was noted elsewhere (a file on another machine, a mail to yourself) shows
 /// with --pinned that the log still holds all that it held then, even against whoever has the root key.
 #[derive(Debug, clap::Args)]
 struct Verify {
-    /// A head that `audit head` or `audit verify` printed before, as NUMBER:HASH; or @FILE, the file that holds it
-    #[arg(long, value_name = "HEAD", value_parser = head)]
-    pinned: Option<ChainHead>,
+    /// What `audit head` printed before: NUMBER:HASH is the region's, iam:NUMBER:HASH that of IAM and STS (give the
+    /// option twice); or @FILE, the file that holds one or both
+    #[arg(long, value_name = "HEAD", value_parser = pinned)]
+    pinned: Vec<Pinned>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Prints the log's head, to be kept elsewhere
+/// Prints the heads of the region's log and of that of IAM and STS (iam:), to be kept elsewhere
 ///
 /// `kmsfs audit head > FILE`, with the file on another machine, and later `kmsfs audit verify --pinned @FILE`. It does
-/// not walk the log: `kmsfs audit verify` does, and prints the same head.
+/// not walk the logs: `kmsfs audit verify` does, and prints the same heads.
 #[derive(Debug, clap::Args)]
 struct Head {
     /// Print JSON
@@ -83,6 +86,7 @@ struct Head {
 
 /// Writes the account's events into a directory, as CloudTrail's gzip files with a signed digest of each hour
 ///
+/// Events of IAM and STS are a trail of their own, kmsfs-iam, in the region that `audit lookup` shows them in.
 /// Run it as often as you like, by a timer for example: it goes on where the last digest in the directory ended, and
 /// writes every event once. What a killed export left is mended by the next. Copied to an S3 bucket, with the .meta
 /// files as the digests' metadata, `aws cloudtrail validate-logs` checks it (docs/kms.md).
@@ -130,16 +134,53 @@ fn time(text: &str) -> std::result::Result<Timestamp, String> {
     Timestamp::from_second(Timestamp::now().as_second().saturating_sub(ago)).map_err(|_| bad())
 }
 
-fn head(text: &str) -> std::result::Result<ChainHead, String> {
-    const LONGEST: u64 = 256;
-    let bad = "NUMBER:HASH as `kmsfs audit verify` prints it, or @FILE";
+/// What the head of the log of IAM and STS is told by.
+const IAM: &str = "iam:";
+
+/// Heads that were noted: one of each log at most.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pinned {
+    region: Option<ChainHead>,
+    identities: Option<ChainHead>,
+}
+
+impl Pinned {
+    /// None: there is no head, two of one log, or what is none.
+    fn parse(text: &str) -> Option<Self> {
+        let mut pinned = Self::default();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (place, head) = match line.strip_prefix(IAM) {
+                Some(head) => (&mut pinned.identities, head),
+                None => (&mut pinned.region, line),
+            };
+            if place.replace(ChainHead::parse(head)?).is_some() {
+                return None;
+            }
+        }
+        (pinned.region.is_some() || pinned.identities.is_some()).then_some(pinned)
+    }
+
+    /// None: two are of one log.
+    fn and(self, other: Self) -> Option<Self> {
+        let one = |one: Option<ChainHead>, other: Option<ChainHead>| match (one, other) {
+            (Some(_), Some(_)) => None,
+            (one, other) => Some(one.or(other)),
+        };
+        let (region, identities) = (one(self.region, other.region)?, one(self.identities, other.identities)?);
+        Some(Self { region, identities })
+    }
+}
+
+fn pinned(text: &str) -> std::result::Result<Pinned, String> {
+    const LONGEST: u64 = 1024;
+    let bad = "NUMBER:HASH or iam:NUMBER:HASH as `kmsfs audit head` prints it, or @FILE";
     let Some(path) = text.strip_prefix('@') else {
-        return ChainHead::parse(text).ok_or_else(|| bad.to_owned());
+        return Pinned::parse(text).ok_or_else(|| bad.to_owned());
     };
     let mut noted = String::new();
     let read = File::open(path).and_then(|file| file.take(LONGEST).read_to_string(&mut noted));
     read.map_err(|e| format!("{path}: {e}"))?;
-    ChainHead::parse(&noted).ok_or_else(|| format!("{path} does not hold {bad}"))
+    Pinned::parse(&noted).ok_or_else(|| format!("{path} does not hold {bad}"))
 }
 
 /// Runs it.
@@ -233,15 +274,24 @@ fn log_failed(error: AuditError) -> CliError {
 
 fn print_head(session: &Session, args: &Head) -> Result<()> {
     let head = session.log_head().map_err(log_failed)?;
+    let identities = session.identity_log_head().map_err(log_failed)?;
     if args.json {
-        return output::json(&serde_json::json!({"events": head.sequence, "head": head.to_string()}));
+        let mut told = told(head, "");
+        told["identities"] = identities.map_or(serde_json::Value::Null, |head| self::told(head, IAM));
+        return output::json(&told);
     }
-    output::line(&head.to_string())
+    output::line(&head.to_string())?;
+    identities.map_or(Ok(()), |head| output::line(&format!("{IAM}{head}")))
+}
+
+/// A head in JSON.
+fn told(head: ChainHead, which: &str) -> serde_json::Value {
+    serde_json::json!({"events": head.sequence, "head": format!("{which}{head}")})
 }
 
 fn export(session: &Session, args: &Export) -> Result<()> {
     let options = ExportOptions { since: args.since, until: args.until, bucket: args.bucket.clone() };
-    let done = session.export_log(&args.dir, &options).map_err(|error| match error {
+    let failed = |error| match error {
         ExportError::Log(error) => log_failed(error),
         ExportError::File { path, source } => {
             CliError::Io { what: format!("{path} (export again: it goes on where it stopped)"), source }
@@ -250,42 +300,73 @@ fn export(session: &Session, args: &Export) -> Result<()> {
         ExportError::Changed { .. } | ExportError::Lost { .. } => CliError::Tampered(error.to_string()),
         ExportError::Asked(what) => CliError::Usage(format!("{}: {what}", args.dir.display())),
         ExportError::Key(_) | ExportError::Crypto(_) => CliError::Home(error.to_string()),
-    })?;
+    };
+    let done = session.export_log(&args.dir, &options).map_err(failed)?;
+    let identities = session.export_identity_log(&args.dir, &options).map_err(failed)?;
     if args.json {
-        return output::json(&serde_json::json!({
-            "events": done.events,
-            "logFiles": done.log_files,
-            "digests": done.digests,
-            "until": done.until.to_string(),
-            "head": done.head.to_string(),
-        }));
+        let told = |done: &Exported, which: &str| {
+            serde_json::json!({
+                "events": done.events,
+                "logFiles": done.log_files,
+                "digests": done.digests,
+                "until": done.until.to_string(),
+                "head": format!("{which}{}", done.head),
+            })
+        };
+        let mut all = told(&done, "");
+        all["identities"] = identities.map_or(serde_json::Value::Null, |done| told(&done, IAM));
+        return output::json(&all);
     }
-    output::facts(&[
-        ("exported", format!("{} events in {} files, {} digests", done.events, done.log_files, done.digests)),
+    let count = |done: &Exported| {
+        format!("{} events in {} files, {} digests", done.events, done.log_files, done.digests)
+    };
+    let mut facts = vec![
+        ("exported", count(&done)),
         ("into", args.dir.display().to_string()),
         ("until", super::key::time(done.until)),
         ("head", done.head.to_string()),
-    ])
+    ];
+    if let Some(done) = identities {
+        facts.extend([("of IAM and STS", count(&done)), ("head", format!("{IAM}{}", done.head))]);
+    }
+    output::facts(&facts)
 }
 
 fn verify(session: &Session, args: &Verify) -> Result<()> {
-    let head = session.verify_log(args.pinned).map_err(log_failed)?;
+    let pinned = args.pinned.iter().try_fold(Pinned::default(), |all, one| all.and(*one));
+    let two = || CliError::Usage("--pinned: two heads of one log; give one, the newer".to_owned());
+    let pinned = pinned.ok_or_else(two)?;
+    let head = session.verify_log(pinned.region).map_err(log_failed)?;
+    let identities = session.verify_identity_log(pinned.identities).map_err(|error| match error {
+        AuditError::Store(_) | AuditError::Full => CliError::Home(error.to_string()),
+        _ => CliError::Tampered(format!("of IAM and STS: {}", log_failed(error))),
+    })?;
     if args.json {
-        return output::json(&serde_json::json!({
-            "events": head.sequence,
-            "head": head.to_string(),
-            "pinned": args.pinned.map(|pinned| pinned.to_string()),
-        }));
+        let told = |head: ChainHead, which: &str, pinned: Option<ChainHead>| {
+            let mut told = told(head, which);
+            told["pinned"] = pinned.map(|pinned| format!("{which}{pinned}")).into();
+            told
+        };
+        let mut all = told(head, "", pinned.region);
+        all["identities"] =
+            identities.map_or(serde_json::Value::Null, |head| told(head, IAM, pinned.identities));
+        return output::json(&all);
     }
-    let pinned = match args.pinned {
+    let count = |head: ChainHead| format!("{} events, none changed, none missing", head.sequence);
+    let holds = |pinned: Option<ChainHead>| match pinned {
         Some(pinned) => format!("it holds all {} events of the pinned head", pinned.sequence),
         None => "note this head elsewhere, and give it to --pinned later".to_owned(),
     };
-    output::facts(&[
-        ("the log is whole", format!("{} events, none changed, none missing", head.sequence)),
-        ("head", head.to_string()),
-        ("pinned", pinned),
-    ])
+    let mut facts =
+        vec![("the log is whole", count(head)), ("head", head.to_string()), ("pinned", holds(pinned.region))];
+    if let Some(head) = identities {
+        facts.extend([
+            ("of IAM and STS", count(head)),
+            ("head", format!("{IAM}{head}")),
+            ("pinned", holds(pinned.identities)),
+        ]);
+    }
+    output::facts(&facts)
 }
 
 #[cfg(test)]
@@ -308,9 +389,14 @@ mod tests {
     #[test]
     fn a_head_is_read_as_it_is_printed() {
         let text = format!("7:{}", "ab".repeat(32));
-        assert_eq!(head(&text).unwrap().to_string(), text);
-        for bad in ["", "7", "7:ab", "@/nowhere"] {
-            assert!(head(bad).is_err(), "{bad}");
+        let read = pinned(&text).unwrap();
+        assert_eq!((read.region.unwrap().to_string(), read.identities), (text.clone(), None));
+        let both = Pinned::parse(&format!("{text}\niam:{text}\n")).unwrap();
+        assert_eq!(both.region, both.identities);
+        assert!(read.and(Pinned::parse(&format!("iam:{text}")).unwrap()).is_some());
+        assert!(read.and(both).is_none());
+        for bad in ["", "7", "7:ab", "@/nowhere", "iam:", "iam:7", &format!("{text}\n{text}")] {
+            assert!(pinned(bad).is_err(), "{bad}");
         }
     }
 }

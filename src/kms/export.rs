@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::owned::RegionDigestKeys;
 use super::region::Core;
 use super::{KmsError, Session};
-use crate::audit::{self, AuditError, ChainHead, ExportError, ExportOptions, Exported, Source};
+use crate::audit::{self, AuditError, ChainHead, ExportError, ExportOptions, Exported, Log, Source};
 
 /// A key that checks digests, as CloudTrail's ListPublicKeys gives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +33,7 @@ impl Session {
     pub fn export_log(&self, root: &Path, options: &ExportOptions) -> Result<Exported, ExportError> {
         let region = self.region_core();
         let source = Source {
+            log: Log::Region,
             store: &region.store,
             signed: region.signed_head()?,
             account: self.caller().principal.account().as_str(),

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod export;
 mod generation;
+mod global;
 mod grant_rows;
 mod grants;
 mod hidden;

@@ -17,9 +17,9 @@ use super::wire::{
     DecryptRequest, DescribeKeyRequest, EncryptRequest, GenerateDataKeyRequest, ReEncryptRequest,
 };
 use super::{KmsError, KmsErrorKind, grants, managed, rows};
-use crate::audit::{self, AuditError, ChainHead, Filter, Found};
+use crate::audit::{self, AuditError, ChainHead};
 use crate::crypto::SecretVec;
-use crate::iam::{AccountId, KeyArn, KeyId, Principal, Region};
+use crate::iam::{AccountId, Principal, Region};
 use crate::store::{Durability, Store};
 
 /// How often a request is decided anew because keys changed in between, before the caller is told to try again.
@@ -127,18 +127,6 @@ impl Session {
     /// look at it and nothing else.
     pub fn ensure_managed_key(&self, name: &str) -> Result<String, KmsError> {
         managed::ensure(&self.region, self.caller.principal.account(), name)
-    }
-
-    /// Events of this account, newest first, those of other processes too. `filter.key` may be a key's id.
-    pub fn lookup_events(&self, filter: &Filter) -> Result<Vec<Found>, KmsError> {
-        let account = self.caller.principal.account();
-        let mut filter = filter.clone();
-        filter.account = Some(account.to_string());
-        if let Some(id) = filter.key.as_ref().and_then(|key| key.parse::<KeyId>().ok()) {
-            let arn = KeyArn { region: self.region().clone(), account: account.clone(), key: id };
-            filter.key = Some(arn.to_string());
-        }
-        self.region.lookup(&filter)
     }
 
     /// Walks the whole log; it must hold the signed head, and the pinned one. Answers its end, which may be

@@ -27,6 +27,11 @@ impl Siblings {
         Arc::new(Self { home, options, identities, open: Mutex::default() })
     }
 
+    /// The home.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
     /// Who there is, in all regions.
     pub fn identities(&self) -> &Arc<Identities> {
         &self.identities

@@ -477,9 +477,11 @@ def trail():
     assert len(page["Events"]) == 1 and service.LookupEvents(MaxResults=1, NextToken=page["NextToken"])["Events"], page
     service.refuses("LookupEvents", "InvalidNextTokenException", NextToken="none")
     service.refuses("LookupEvents", "InvalidTimeRangeException", StartTime=soon(), EndTime=soon() - datetime.timedelta(days=1))
-    [only] = service.DescribeTrails()["trailList"]
-    assert only["HomeRegion"] == "us-east-1" and only["LogFileValidationEnabled"] is True, only
-    assert service.GetTrailStatus(Name=only["TrailARN"])["IsLogging"] is True
+    trails = service.DescribeTrails()["trailList"]
+    assert [trail["IncludeGlobalServiceEvents"] for trail in trails] == [False, True], trails
+    for trail in trails:
+        assert trail["HomeRegion"] == "us-east-1" and trail["LogFileValidationEnabled"] is True, trail
+        assert service.GetTrailStatus(Name=trail["TrailARN"])["IsLogging"] is True
     service.refuses("GetTrailStatus", "TrailNotFoundException", Name="none")
     assert isinstance(service.ListPublicKeys()["PublicKeyList"], list)
     service.refuses("ListPublicKeys", "InvalidTimeRangeException", StartTime=soon(), EndTime=soon() - datetime.timedelta(days=1))

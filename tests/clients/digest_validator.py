@@ -1,9 +1,9 @@
 """Has awscli's own validator (`aws cloudtrail validate-logs`) check an exported log, and refuse what was done to it.
 
-digest_validator.py DIR KEYS START END
+digest_validator.py DIR KEYS START END [TRAIL]
 
 DIR is what `kmsfs audit export` wrote, KEYS a file with what ListPublicKeys answers, START and END what the digests
-cover. S3 and CloudTrail are served from these; everything else is awscli's.
+cover. With TRAIL, that one is only checked. S3 and CloudTrail are served from these; everything else is awscli's.
 """
 
 import base64
@@ -20,7 +20,8 @@ import tempfile
 from awscli.customizations.cloudtrail import validation
 from botocore.exceptions import ClientError
 
-ACCOUNT, REGION, TRAIL, BUCKET = "000000000000", "us-east-1", "kmsfs", "kmsfs"
+ACCOUNT, REGION, BUCKET = "000000000000", "us-east-1", "kmsfs"
+TRAIL = (sys.argv[5:] or ["kmsfs"])[0]
 TRAIL_ARN = f"arn:aws:cloudtrail:{REGION}:{ACCOUNT}:trail/{TRAIL}"
 
 
@@ -224,7 +225,12 @@ def parts(root):
 
 
 def main():
-    root, keys, start, end = pathlib.Path(sys.argv[1]), json.loads(pathlib.Path(sys.argv[2]).read_text()), *sys.argv[3:]
+    root, keys, start, end = pathlib.Path(sys.argv[1]), json.loads(pathlib.Path(sys.argv[2]).read_text()), *sys.argv[3:5]
+    if sys.argv[5:]:
+        checked = Checked(root, keys, start, end)
+        assert checked.accepted() and checked.logs[0] > 0, checked.told
+        print(f"{checked.digests[0]} digests, {checked.logs[0]} log files of {TRAIL}")
+        return
     logs, digests = parts(root)
     assert len(logs) >= 3 and len(digests) >= 5, (logs, digests)
     whole = Checked(root, keys, start, end)

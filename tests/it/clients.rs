@@ -175,10 +175,24 @@ fn awsclis_validator_accepts_an_export_and_refuses_what_was_done_to_it() {
     let keys = session.digest_public_keys(Some(start), Some(done.until)).unwrap();
     let listed = dir.path().join("keys.json");
     fs::write(&listed, serde_json::to_vec(&keys).unwrap()).unwrap();
-    let mut validator = Command::new(python);
+    let mut validator = Command::new(&python);
     validator.arg(script("digest_validator.py")).arg(&out).arg(&listed);
     let told = run(validator.args([start.to_string(), done.until.to_string()]));
     assert!(told.contains("15 changes refused"), "{told}");
+    // The log of IAM and STS beside it, in the same folders.
+    let begun = clock.0.lock().as_second() / 3600 * 3600;
+    let root = kmsfs::kms::Caller::root(ACCOUNT.parse().unwrap());
+    kms.identity(root).call_json("CreateUser", json!({"UserName": "alice"})).unwrap();
+    minutes(90);
+    session.export_log(&out, &ExportOptions::default()).unwrap();
+    let done = session.export_identity_log(&out, &ExportOptions::default()).unwrap().unwrap();
+    let begun = Timestamp::from_second(begun).unwrap().to_string();
+    for (trail, from) in [("kmsfs-iam", &begun), ("kmsfs", &start.to_string())] {
+        let mut validator = Command::new(&python);
+        validator.arg(script("digest_validator.py")).arg(&out).arg(&listed);
+        let told = run(validator.args([from, &done.until.to_string(), trail]));
+        assert!(trail == "kmsfs" || told.contains("1 log files of kmsfs-iam"), "{told}");
+    }
 }
 
 /// Parts of tests/clients/conformance.py; with all of them it demands that every operation was answered and refused.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::mounted::bed::{Bed, KEY};
 
@@ -99,4 +99,51 @@ fn a_head_that_was_kept_elsewhere_shows_a_log_that_was_replaced() {
     }
     let json: Value = serde_json::from_str(&bed.run(["audit", "head", "--json"])).unwrap();
     assert_eq!(json["head"].as_str().unwrap().split(':').next().unwrap(), json["events"].to_string());
+}
+
+#[test]
+fn the_log_of_iam_and_sts_is_shown_verified_and_exported_beside_the_regions() {
+    use kmsfs::kms::{Caller, Kms, KmsOptions};
+    let bed = Bed::with_own_key();
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_str(&bed.run([&["audit"], args, &["--json"]].concat())).unwrap()
+    };
+    assert_eq!(json(&["head"])["identities"], Value::Null);
+    let account: kmsfs::iam::AccountId = "000000000000".parse().unwrap();
+    let kms = Kms::open(&bed.dir().join("home"), KmsOptions::new(account.clone())).unwrap();
+    // Events tell the second.
+    next_second();
+    kms.identity(Caller::root(account)).call_json("CreateUser", json!({"UserName": "alice"})).unwrap();
+    drop(kms);
+    next_second();
+    bed.run(["key", "describe", KEY]);
+    let shown = bed.run(["audit", "lookup"]);
+    let place = |name: &str| shown.lines().position(|line| line.contains(name)).unwrap();
+    assert!(
+        place("DescribeKey") < place("CreateUser") && place("CreateUser") < place("CreateAlias"),
+        "{shown}"
+    );
+    let heads = bed.run(["audit", "head"]);
+    let [own, iam] = heads.lines().collect::<Vec<_>>()[..] else { panic!("{heads}") };
+    assert!(iam.starts_with("iam:1:"), "{heads}");
+    fs::write(bed.dir().join("kept"), &heads).unwrap();
+    for pins in [&["--pinned", "@kept"][..], &["--pinned", own, "--pinned", iam], &["--pinned", iam]] {
+        let told = bed.run([&["audit", "verify"], pins].concat());
+        assert!(told.contains("it holds all 1 events of the pinned head"), "{told}");
+    }
+    let other = iam.replace("iam:1:", "iam:2:");
+    for (pins, code) in [(&["--pinned", other.as_str()][..], 7), (&["--pinned", own, "--pinned", own], 2)] {
+        let (exit, text) = bed.refused_with([&["audit", "verify"], pins].concat());
+        assert_eq!(exit, code, "{text}");
+    }
+    assert_eq!(json(&["verify"])["identities"]["head"], iam);
+    next_second();
+    let done = json(&["export", "out"]);
+    assert_eq!((&done["identities"]["events"], &done["identities"]["head"]), (&json!(1), &json!(iam)));
+    let names = names(&bed.dir().join("out"));
+    assert!(
+        names.iter().any(|n| n.contains("_CloudTrail-Digest_us-east-1_kmsfs-iam_us-east-1_")),
+        "{names:?}"
+    );
+    assert!(bed.run(["audit", "export", "out"]).contains("of IAM and STS"));
 }

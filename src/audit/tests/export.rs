@@ -103,6 +103,7 @@ impl Bench {
 
     fn source(&self, now: i64) -> Source<'_> {
         Source {
+            log: Log::Region,
             store: &self.store,
             signed: head(&*self.store.read().unwrap()).unwrap(),
             account: ACCOUNT,

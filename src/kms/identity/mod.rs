@@ -15,10 +15,11 @@ mod session;
 pub mod wire;
 
 pub use authority::{Authority, Identified, SessionFacts, principal_id};
+pub use call::HOME_REGION;
 pub use credential::Credential;
 pub use error::IdentityErrorKind;
 pub use operation::{IdentityOperation, OPERATIONS, Row};
-pub use service::Identities;
+pub use service::{Identities, IdentityService};
 pub use session::IdentitySession;
 
 /// The row of an operation of IAM or STS.

@@ -207,6 +207,23 @@ impl Identities {
             || directory::standing(&*tx, principal)?.is_some())
     }
 
+    /// The directory, for its log.
+    pub fn log(&self) -> Result<Option<Arc<IdentityService>>, AuditError> {
+        self.get().map_err(|e| StoreError::Engine(e.message).into())
+    }
+
+    /// Checks the log; the end of it. None: there is none, and none is pinned.
+    pub fn verify_log(
+        &self,
+        pinned: Option<audit::ChainHead>,
+    ) -> Result<Option<audit::ChainHead>, AuditError> {
+        match (self.log()?, pinned) {
+            (Some(service), pinned) => service.verify_log(pinned).map(Some),
+            (None, Some(audit::ChainHead { sequence: 0, .. }) | None) => Ok(None),
+            (None, Some(gone)) => Err(AuditError::Head { sequence: gone.sequence }),
+        }
+    }
+
     /// Whole or not at all.
     fn create(&self) -> Result<(), HomeError> {
         let name = format!(".{IAM}.{}", hex::encode(crate::crypto::random::<8>()?));
@@ -449,6 +466,15 @@ impl Core {
             self.has_grown();
         }
         signed
+    }
+
+    /// Signs what the log holds by now; the end that is on disk and signed.
+    pub fn signed_head(&self) -> Result<audit::ChainHead, AuditError> {
+        // Another process may have written.
+        self.has_grown();
+        self.sign()?;
+        let head = audit::signed_head(&*self.store.read()?, &self.head_key)?;
+        Ok(head.unwrap_or(audit::ChainHead::EMPTY))
     }
 
     /// Checks the log; the end of it.

@@ -117,8 +117,7 @@ impl IdentitySession {
 
     /// Walks the whole log of identities, as [`crate::kms::Session::verify_log`] does a region's. None: there is none yet.
     pub fn verify_log(&self, pinned: Option<ChainHead>) -> Result<Option<ChainHead>, AuditError> {
-        let service = self.identities.get().map_err(|e| crate::store::StoreError::Engine(e.message))?;
-        service.map(|service| service.verify_log(pinned)).transpose()
+        self.identities.verify_log(pinned)
     }
 
     /// A session that GetSessionToken began has no say in IAM, and cannot begin another.

@@ -3,6 +3,7 @@
 mod arbitrary;
 mod conditions;
 mod export;
+mod global;
 mod grant_requests;
 mod grants;
 mod home;

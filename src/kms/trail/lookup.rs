@@ -15,6 +15,7 @@ use crate::kms::KmsError;
 use crate::kms::cache::Key;
 use crate::kms::call::{Call, Result, Subject};
 use crate::kms::events::Parameters;
+use crate::kms::global;
 use crate::kms::operation::Operation;
 use crate::kms::wire::{LookupEventsRequest, LookupEventsResponse, TrailEvent, TrailResource};
 
@@ -48,13 +49,15 @@ impl LookupEventsRequest {
         *hash.first_chunk().unwrap_or(&[0; 8])
     }
 
-    /// Where the page before ended: only events before this one are looked at.
-    fn before(&self) -> std::result::Result<Option<u64>, KmsError> {
+    /// Where the page before ended, in the region's log and in that of identities: only events before these are looked
+    /// at.
+    fn before(&self) -> std::result::Result<Option<[u64; 2]>, KmsError> {
         let Some(token) = &self.next_token else { return Ok(None) };
         let read = || {
-            let bytes: [u8; 16] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
-            let (place, search) = bytes.split_at(8);
-            (search == self.search()).then_some(u64::from_be_bytes(place.try_into().ok()?))
+            let bytes: [u8; 24] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
+            let (region, rest) = bytes.split_first_chunk()?;
+            let (identities, search) = rest.split_first_chunk()?;
+            (search == self.search()).then_some([region, identities].map(|place| u64::from_be_bytes(*place)))
         };
         let bad =
             || error(TrailErrorKind::InvalidNextToken, "Invalid NextToken: it belongs to another search.");
@@ -131,10 +134,18 @@ impl Operation for LookupEventsRequest {
             _ => {}
         }
         let holds = |event: &Event, json: &[u8]| event.management_event && self.holds(event, json);
-        let page = audit::page(call.reader()?, &filter, &holds, self.before()?, LOOKED_AT)?;
-        let next_token =
-            page.next.map(|place| URL_SAFE_NO_PAD.encode([place.to_be_bytes(), self.search()].concat()));
-        Ok(LookupEventsResponse { events: page.found.into_iter().map(shown).collect(), next_token })
+        let [region, identities] = self.before()?.map_or([None; 2], |places| places.map(Some));
+        let pages = [
+            audit::page(call.reader()?, &filter, &holds, region, LOOKED_AT)?,
+            global::page(call.region, &filter, &holds, identities, LOOKED_AT)?,
+        ];
+        let (found, places) = audit::merge(pages, limit);
+        let next_token = places.iter().any(Option::is_some).then(|| {
+            // No event is before the place 0: that log is done.
+            let [region, identities] = places.map(|place| place.unwrap_or(0).to_be_bytes());
+            URL_SAFE_NO_PAD.encode([region, identities, self.search()].concat())
+        });
+        Ok(LookupEventsResponse { events: found.into_iter().map(shown).collect(), next_token })
     }
 }
 

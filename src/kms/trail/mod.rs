@@ -20,7 +20,8 @@ use super::wire::{
     ListPublicKeysRequest, ListPublicKeysResponse, LookupEventsRequest, Trail,
 };
 use super::{KmsError, KmsErrorKind, check};
-use crate::audit::{self, BUCKET, TRAIL};
+use crate::audit::{self, BUCKET, Log};
+use crate::store::Store;
 
 macro_rules! operations {
     ($($request:ident, $name:literal;)*) => {
@@ -124,9 +125,15 @@ impl Operation for ListPublicKeysRequest {
     }
 }
 
-fn arn(call: &Call<'_, '_>) -> String {
-    let (region, account) = (&call.region.region, call.account());
-    format!("arn:{}:cloudtrail:{region}:{account}:trail/{TRAIL}", region.partition())
+/// The logs that are shown in the region, each a trail.
+fn logs(call: &Call<'_, '_>) -> Result<Vec<Log>> {
+    let identities = call.region.shows_identities()?.then_some(Log::Identities);
+    Ok([Log::Region].into_iter().chain(identities).collect())
+}
+
+fn arn(call: &Call<'_, '_>, log: Log) -> String {
+    let (region, account, name) = (&call.region.region, call.account(), log.trail());
+    format!("arn:{}:cloudtrail:{region}:{account}:trail/{name}", region.partition())
 }
 
 impl Operation for DescribeTrailsRequest {
@@ -149,24 +156,25 @@ impl Operation for DescribeTrailsRequest {
     }
 
     fn act(&self, call: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
-        let trail_arn = arn(call);
         let names = &self.trail_name_list;
-        if !names.is_empty() && !names.iter().any(|name| *name == trail_arn || name == TRAIL) {
-            return Ok(DescribeTrailsResponse { trail_list: Vec::new() });
-        }
-        let trail = Trail {
-            name: TRAIL,
-            s3_bucket_name: BUCKET,
-            include_global_service_events: false,
-            is_multi_region_trail: false,
-            home_region: call.region.region.to_string(),
-            trail_arn,
-            log_file_validation_enabled: true,
-            has_custom_event_selectors: false,
-            has_insight_selectors: false,
-            is_organization_trail: false,
+        let trail = |log: Log| {
+            let trail_arn = arn(call, log);
+            let asked =
+                names.is_empty() || names.iter().any(|name| *name == trail_arn || name == log.trail());
+            asked.then(|| Trail {
+                name: log.trail(),
+                s3_bucket_name: BUCKET,
+                include_global_service_events: log == Log::Identities,
+                is_multi_region_trail: false,
+                home_region: call.region.region.to_string(),
+                trail_arn,
+                log_file_validation_enabled: true,
+                has_custom_event_selectors: false,
+                has_insight_selectors: false,
+                is_organization_trail: false,
+            })
         };
-        Ok(DescribeTrailsResponse { trail_list: vec![trail] })
+        Ok(DescribeTrailsResponse { trail_list: logs(call)?.into_iter().filter_map(trail).collect() })
     }
 }
 
@@ -186,12 +194,19 @@ impl Operation for GetTrailStatusRequest {
     }
 
     fn act(&self, call: &mut Call<'_, '_>, _: &[Arc<Key>]) -> Result<Self::Response> {
-        let trail = arn(call);
-        if self.name != trail && self.name != TRAIL {
-            let message = format!("Unknown trail: {} for the user: {}", self.name, call.account());
-            return Err(Fault::Refused(error(TrailErrorKind::TrailNotFound, message)));
-        }
-        let first = audit::read(call.reader()?, 1, 1)?.pop();
+        let asked =
+            logs(call)?.into_iter().find(|log| self.name == arn(call, *log) || self.name == log.trail());
+        let first = match asked {
+            Some(Log::Region) => audit::read(call.reader()?, 1, 1)?.pop(),
+            Some(Log::Identities) => match call.region.shown_identities()? {
+                Some(identities) => audit::read(&*identities.store.read()?, 1, 1)?.pop(),
+                None => None,
+            },
+            None => {
+                let message = format!("Unknown trail: {} for the user: {}", self.name, call.account());
+                return Err(Fault::Refused(error(TrailErrorKind::TrailNotFound, message)));
+            }
+        };
         let first = first.and_then(|record| serde_json::from_slice::<audit::Event>(&record.event).ok());
         let start_logging_time = first.map(|event| event.event_time);
         let time_logging_started = start_logging_time.map_or_else(String::new, |time| time.to_string());

@@ -113,14 +113,14 @@ response! {
     }
 }
 response! {
-    /// The one trail: the log, as `kmsfs audit export` delivers it.
+    /// A trail: a log, as `kmsfs audit export` delivers it.
     #[derive(Debug)]
     Trail {
-        /// kmsfs.
+        /// kmsfs, or kmsfs-iam.
         name: &'static str,
         /// The name that digests give to the directory exported to.
         s3_bucket_name: &'static str,
-        /// Events of IAM and STS are not delivered.
+        /// It is the one that delivers events of IAM and STS.
         include_global_service_events: bool,
         /// Each region has its own.
         is_multi_region_trail: bool,
