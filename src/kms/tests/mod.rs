@@ -12,6 +12,7 @@ mod import;
 mod keys;
 mod labels;
 mod log;
+mod matrix;
 mod model;
 mod pairs;
 mod policies;
