@@ -1,5 +1,6 @@
 //! The key service over HTTP: raw requests through a socket, signed by a signer that shares nothing with the server.
 
+mod arbitrary;
 mod bed;
 mod faults;
 mod identity;
