@@ -157,9 +157,9 @@ fn identity_status(kind: IdentityErrorKind) -> StatusCode {
 }
 
 /// An answer in JSON; empty where AWS answers nothing. It may hold a plaintext.
-pub fn json(body: Vec<u8>, request_id: &str) -> HttpAnswer {
+pub fn json(body: Zeroizing<Vec<u8>>, request_id: &str) -> HttpAnswer {
     // The bytes are wiped when the network has taken them.
-    respond(StatusCode::OK, Bytes::from_owner(Zeroizing::new(body)), "application/x-amz-json-1.1", request_id)
+    respond(StatusCode::OK, Bytes::from_owner(body), "application/x-amz-json-1.1", request_id)
 }
 
 /// An answer in XML.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::answer::{self, Failure, HttpAnswer, Protocol};
 use super::route::{Route, Service};
-use super::run::run;
+use super::run::{Recorder, run};
 use super::server::Shared;
 use super::xml;
 use crate::audit;
@@ -132,13 +132,13 @@ async fn respond(
     let operation = std::mem::take(&mut route.operation);
     match (route.service, protocol) {
         (Service::Kms, _) => {
-            let session = session(shared, caller, &region, id, protocol).await?;
-            let done = run(move || session.call_json(&operation, &body)).await;
+            let (session, recorder) = session(shared, caller, &region, id, protocol).await?;
+            let done = recorder.call(session, operation, body).await;
             Ok(answer::json(done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?, id))
         }
         (Service::CloudTrail, _) => {
-            let session = session(shared, caller, &region, id, protocol).await?;
-            let done = run(move || session.call_trail_json(&operation, &body)).await;
+            let (session, _) = session(shared, caller, &region, id, protocol).await?;
+            let done = run(move || session.call_trail_json(&operation, &body).map(Zeroizing::new)).await;
             Ok(answer::json(done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?, id))
         }
         (Service::Sts | Service::Iam, Protocol::Query(namespace)) if route.known != "unknown" => {
@@ -205,16 +205,16 @@ fn authenticate(
     Ok((caller, region))
 }
 
-/// A session in the region of a request's scope.
+/// A session in the region of a request's scope, and who records there.
 async fn session(
     shared: &Arc<Shared>,
     caller: Caller,
     region: &Region,
     id: &str,
     protocol: Protocol,
-) -> Result<Session, Failure> {
-    let base = match shared.open_region(region) {
-        Some(base) => base,
+) -> Result<(Session, Arc<Recorder>), Failure> {
+    let open = match shared.open_region(region) {
+        Some(open) => open,
         None => {
             let (opener, wanted) = (shared.clone(), region.clone());
             let opened = run(move || opener.region(&wanted)).await.ok_or_else(fell_over)?;
@@ -230,7 +230,7 @@ async fn session(
             })?
         }
     };
-    Ok(base.for_request(caller, id))
+    Ok((open.session.for_request(caller, id), open.recorder))
 }
 
 fn fell_over() -> Failure {

@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::credentials::Credentials;
 use super::handle::handle;
 use super::metrics::Metrics;
+use super::run::{MayWait, Recorder};
 use crate::iam::Region;
 use crate::iam::sigv4::SigningKeys;
 use crate::kms::{Clock, HomeError, Kms, Session, SystemClock};
@@ -93,23 +94,32 @@ pub struct Shared {
     pub options: ServerOptions,
     pub metrics: Metrics,
     pub signing_keys: SigningKeys,
-    regions: RwLock<HashMap<Region, Session>>,
+    regions: RwLock<HashMap<Region, OpenRegion>>,
+    may_wait: Arc<MayWait>,
+}
+
+/// A region that is open.
+#[derive(Clone)]
+pub struct OpenRegion {
+    pub session: Session,
+    pub recorder: Arc<Recorder>,
 }
 
 impl Shared {
-    /// A session in a region that is open.
-    pub fn open_region(&self, region: &Region) -> Option<Session> {
+    /// A region that is open.
+    pub fn open_region(&self, region: &Region) -> Option<OpenRegion> {
         self.regions.read().get(region).cloned()
     }
 
-    /// A session in a region of the home, which is opened when it is first asked for.
-    pub fn region(&self, region: &Region) -> Result<Session, HomeError> {
-        if let Some(session) = self.open_region(region) {
-            return Ok(session);
+    /// A region of the home, which is opened when it is first asked for.
+    pub fn region(&self, region: &Region) -> Result<OpenRegion, HomeError> {
+        if let Some(open) = self.open_region(region) {
+            return Ok(open);
         }
         let session = self.kms.root_session(region)?;
-        self.regions.write().insert(region.clone(), session.clone());
-        Ok(session)
+        let recorder = Recorder::new(self.may_wait.clone());
+        // Two may have come first.
+        Ok(self.regions.write().entry(region.clone()).or_insert(OpenRegion { session, recorder }).clone())
     }
 }
 
@@ -143,6 +153,7 @@ impl Server {
             .thread_name("kms-api")
             .enable_all()
             .build()?;
+        let may_wait = MayWait::of(options.threads);
         let shared = Arc::new(Shared {
             kms,
             credentials,
@@ -150,6 +161,7 @@ impl Server {
             metrics: Metrics::new(),
             signing_keys: SigningKeys::default(),
             regions: RwLock::default(),
+            may_wait,
         });
         for region in shared.kms.home().regions()? {
             shared.region(&region)?;

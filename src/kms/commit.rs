@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use super::identity::Identities;
+use super::together::Record;
 use super::{KmsError, rows};
 use crate::audit;
 use crate::store::{Durability, Store};
@@ -38,9 +39,7 @@ struct Queue {
 }
 
 struct Entry {
-    events: Vec<Vec<u8>>,
-    /// What the events' decisions were made at.
-    decided_at: Option<DecidedAt>,
+    records: Vec<Record>,
     turn: Mutex<Turn>,
     wake: Condvar,
 }
@@ -48,8 +47,8 @@ struct Entry {
 enum Turn {
     Waits,
     Leads,
-    /// True: written. False: the generation is another, not written.
-    Done(Result<bool, KmsError>),
+    /// For each record, true: written; false: the generation is another, not written.
+    Done(Result<Vec<bool>, KmsError>),
 }
 
 impl Entry {
@@ -69,8 +68,21 @@ impl Commits {
         events: Vec<Vec<u8>>,
         decided_at: Option<DecidedAt>,
     ) -> Result<bool, KmsError> {
-        let entry =
-            Arc::new(Entry { events, decided_at, turn: Mutex::new(Turn::Waits), wake: Condvar::new() });
+        let records = vec![Record { events, decided_at }];
+        Ok(self.submit_all(store, identities, records)?.first().is_some_and(|good| *good))
+    }
+
+    /// The same for several requests; for each whether it was written.
+    pub fn submit_all(
+        &self,
+        store: &dyn Store,
+        identities: Option<&Identities>,
+        records: Vec<Record>,
+    ) -> Result<Vec<bool>, KmsError> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let entry = Arc::new(Entry { records, turn: Mutex::new(Turn::Waits), wake: Condvar::new() });
         let led = {
             let mut queue = self.0.lock();
             queue.waiting.push(entry.clone());
@@ -87,9 +99,13 @@ impl Commits {
         let batch = std::mem::take(&mut self.0.lock().waiting);
         let written = write(store, identities, &batch);
         self.hand_on();
-        let mut own = Ok(false);
-        for (at, other) in batch.iter().enumerate() {
-            let done = written.as_ref().map(|good| good[at]).map_err(Clone::clone);
+        let mut good = written.as_ref().map(|good| good.iter().copied());
+        let mut own = Ok(Vec::new());
+        for other in &batch {
+            let done = match &mut good {
+                Ok(good) => Ok(good.by_ref().take(other.records.len()).collect()),
+                Err(error) => Err(KmsError::clone(error)),
+            };
             if Arc::ptr_eq(other, &entry) {
                 own = done;
             } else {
@@ -117,8 +133,8 @@ fn write(
     let generation = rows::generation(&*tx)?;
     let mut head = audit::head(&*tx)?;
     let mut good = Vec::with_capacity(batch.len());
-    for entry in batch {
-        let holds = match entry.decided_at {
+    for record in batch.iter().flat_map(|entry| &entry.records) {
+        let holds = match record.decided_at {
             None => true,
             Some(at) if at.generation != generation => false,
             Some(at) => match (at.identities, identities) {
@@ -128,7 +144,7 @@ fn write(
             },
         };
         if holds {
-            for event in &entry.events {
+            for event in &record.events {
                 head = audit::append_after(&mut *tx, &head, event)?;
             }
         }

@@ -34,6 +34,7 @@ mod siblings;
 mod simulate;
 mod spec;
 mod state;
+mod together;
 mod token;
 mod trail;
 pub mod wire;
@@ -48,6 +49,7 @@ pub use service::{
 };
 pub use session::{Caller, Session};
 pub use simulate::Simulated;
+pub use together::Unrecorded;
 pub use trail::TrailErrorKind;
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::home::HomeError;
 use super::identity::Identities;
 use super::root::RootKey;
 use super::siblings::Siblings;
+use super::together::Record;
 use super::{KmsError, KmsErrorKind, events, imported, related, rows, schedule};
 use crate::audit::{self, AuditError, HeadKey};
 use crate::iam::{AccountId, AliasName, KeyId, Region};
@@ -268,6 +269,13 @@ impl Core {
     /// generation, or the identities', is not `decided_at`.
     pub fn commit(&self, events: Vec<Vec<u8>>, decided_at: Option<DecidedAt>) -> Result<bool, KmsError> {
         let done = self.commits.submit(&self.store, Some(&self.identities), events, decided_at);
+        self.has_grown();
+        done
+    }
+
+    /// The same for several requests in one transaction; for each whether it was recorded.
+    pub fn commit_all(&self, records: Vec<Record>) -> Result<Vec<bool>, KmsError> {
+        let done = self.commits.submit_all(&self.store, Some(&self.identities), records);
         self.has_grown();
         done
     }

@@ -13,6 +13,7 @@ use super::region::{Core, Fault, RegionService};
 use super::service::{
     DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger, ReEncrypted,
 };
+use super::together::{Held, Hold, Record};
 use super::wire::{
     DecryptRequest, DescribeKeyRequest, EncryptRequest, GenerateDataKeyRequest, ReEncryptRequest,
 };
@@ -73,17 +74,25 @@ pub struct Session {
     caller: Arc<Caller>,
     /// Of the one request that the session is for.
     request_id: Option<Arc<str>>,
+    /// Where events are left instead of being recorded.
+    hold: Option<Hold>,
 }
 
 impl Session {
     pub(super) fn new(region: Arc<RegionService>, caller: Caller) -> Self {
-        Self { region, caller: Arc::new(caller), request_id: None }
+        Self { region, caller: Arc::new(caller), request_id: None, hold: None }
+    }
+
+    /// The same, for one request whose events are held back and not recorded.
+    pub(super) fn holding(&self, hold: Hold) -> Self {
+        Self { hold: Some(hold), ..self.clone() }
     }
 
     /// A session of another caller in the same region, for one request, whose event gets this requestID. Cheap.
     #[must_use]
     pub fn for_request(&self, caller: Caller, request_id: &str) -> Self {
-        Self { region: self.region.clone(), caller: Arc::new(caller), request_id: Some(request_id.into()) }
+        let (region, caller) = (self.region.clone(), Arc::new(caller));
+        Self { region, caller, request_id: Some(request_id.into()), hold: None }
     }
 
     /// The name of an operation that [`Self::call_json`] has.
@@ -139,8 +148,7 @@ impl Session {
         &self.region
     }
 
-    #[cfg(test)]
-    pub(super) fn region_service(&self) -> &RegionService {
+    pub(super) fn region_service(&self) -> &Arc<RegionService> {
         &self.region
     }
 
@@ -171,6 +179,7 @@ impl Session {
             };
             match attempt {
                 Attempt::Done(answer) => return answer,
+                Attempt::Moved | Attempt::Due if entry.put_off() => break,
                 Attempt::Moved => {}
                 Attempt::Due => self.region.expire()?,
             }
@@ -246,6 +255,18 @@ impl<'a> Entry<'a> {
         let Row { name, read_only, .. } = *self.row;
         let (source, request_id) = (self.row.source(), self.request_id.as_str());
         CallEvent { region, caller, via: self.via, source, name, read_only, time, request_id }
+    }
+
+    /// Records events, as [`super::region::Core::commit`] does, or holds them back.
+    fn commit(&self, events: Vec<Vec<u8>>, decided_at: Option<DecidedAt>) -> Result<bool, KmsError> {
+        let Some(hold) = &self.session.hold else { return self.session.region.commit(events, decided_at) };
+        *hold.lock() = Held::Events(Record { events, decided_at });
+        Ok(true)
+    }
+
+    /// Whether a request that has to be decided anew is left to somebody who may wait.
+    fn put_off(&self) -> bool {
+        self.session.hold.as_ref().map(|hold| *hold.lock() = Held::Again).is_some()
     }
 
     fn attempt<O: Operation>(&self, request: &O) -> Result<Attempt<O::Response>, KmsError> {
@@ -370,7 +391,7 @@ impl<'a> Entry<'a> {
         let decided_at = decided_at.map(|generation| DecidedAt { generation, identities: made.identities });
         let event = self.event(made.now).json(Some(request.parameters()), made.notes, error)?;
         // What is not recorded is not answered: an early return here zeroizes the result.
-        if self.session.region.commit(vec![event], decided_at)? {
+        if self.commit(vec![event], decided_at)? {
             Ok(Attempt::Done(answer.map_err(|(error, _)| error)))
         } else {
             Ok(Attempt::Moved)
@@ -416,7 +437,7 @@ impl<'a> Entry<'a> {
     ) -> Result<KmsError, KmsError> {
         let now = self.session.region.clock.now();
         let event = self.event(now).json(parameters, notes, Some((error.kind, error.message.clone())))?;
-        self.session.region.commit(vec![event], decided_at.map(Into::into))?;
+        self.commit(vec![event], decided_at.map(Into::into))?;
         Ok(error)
     }
 }

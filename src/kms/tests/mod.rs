@@ -25,6 +25,7 @@ mod shared;
 mod speed;
 mod states;
 mod strangers;
+mod together;
 mod trail;
 
 use std::path::PathBuf;
