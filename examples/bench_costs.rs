@@ -98,10 +98,11 @@ fn measured(dir: &Path) -> Result<(), Fault> {
         let decided = alice.for_request(caller.clone(), "request").decide_json("Decrypt", body);
         decided.ok_or_else(|| Fault::from("it cannot be decided"))
     };
-    let recorded = |all: Vec<Unrecorded>| match Unrecorded::record(all).into_iter().all(|a| matches!(a, Some(Ok(_)))) {
-        true => Ok(()),
-        false => Err(Fault::from("it was not recorded")),
-    };
+    let recorded =
+        |all: Vec<Unrecorded>| match Unrecorded::record(all).into_iter().all(|a| matches!(a, Some(Ok(_)))) {
+            true => Ok(()),
+            false => Err(Fault::from("it was not recorded")),
+        };
     let sigv4 = signature(body)?;
     let decided = micros(1, || decide().map(|unrecorded| drop(black_box(unrecorded))))?;
     let policy = micros(1, || {
@@ -111,7 +112,9 @@ fn measured(dir: &Path) -> Result<(), Fault> {
     let together = micros(16, || recorded((0..16).map(|_| decide()).collect::<Result<_, _>>()?))? - decided;
     println!("| of a Decrypt by a user with a policy | µs |\n|---|---|");
     println!("| SigV4: read, hash, compare | {sigv4:.1} |");
-    println!("| the policies: the decision alone, in a view of the store, with its reasons in words | at most {policy:.1} |");
+    println!(
+        "| the policies: the decision alone, in a view of the store, with its reasons in words | at most {policy:.1} |"
+    );
     println!("| request and answer in JSON, the policies, AES-GCM, the event's JSON | {decided:.1} |");
     println!("| the log: hash chain and transaction, one request alone | {alone:.1} |");
     println!("| the log: each of 16 requests recorded together | {together:.1} |");

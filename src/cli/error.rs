@@ -127,7 +127,7 @@ impl CliError {
                 Exit::Refused
             }
             Self::Home(_) => Exit::Home,
-            Self::Volume { source: VolumeError::InUse, .. }
+            Self::Volume { source: VolumeError::InUse | VolumeError::NotSettled, .. }
             | Self::Mount(MountError::Busy { .. })
             | Self::Busy(_) => Exit::Busy,
             Self::Volume { source: VolumeError::Backing { .. }, .. } | Self::Mount(_) => Exit::Failure,

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::error::{CliError, Result};
-use super::{output, outside};
+use super::{output, outside, rewrap};
 use crate::iam::KeyArn;
 use crate::kms::blob::CiphertextBlob;
 use crate::volume::header::Header;
@@ -23,8 +23,11 @@ const MAX_LEN: usize = 64 * 1024;
 /// Shows a file's envelope: data key, KMS key, key material, encryption context
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A file, seen through a mount, or one that `kmsfs encrypt --public-key` made
+    /// A file, seen through a mount, or one that `kmsfs encrypt --public-key` made; with --summary a volume
     file: PathBuf,
+    /// Count the files of a volume, or of a directory in it, by KMS key and key material
+    #[arg(long)]
+    summary: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -59,6 +62,9 @@ impl ShownKey {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<()> {
+    if args.summary {
+        return rewrap::summary(&args.file, args.json);
+    }
     let mut envelope = match read(&args.file) {
         // No envelope: nothing of a volume, then.
         Err(error @ CliError::Failed(_)) => match outside::look(&args.file)? {

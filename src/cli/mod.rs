@@ -16,6 +16,7 @@ mod mount;
 mod mounts;
 mod output;
 mod outside;
+mod rewrap;
 mod secret;
 mod serve;
 mod service;
@@ -52,6 +53,7 @@ enum Verb {
     Umount(umount::Args),
     Status(status::Args),
     Inspect(inspect::Args),
+    Rewrap(rewrap::Args),
     Key(key::Args),
     Alias(alias::Args),
     Iam(iam::Args),
@@ -89,6 +91,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Umount(args) => umount::run(args)?,
         Verb::Status(args) => status::run(args)?,
         Verb::Inspect(args) => inspect::run(args)?,
+        Verb::Rewrap(args) => rewrap::run(global, args)?,
         Verb::Key(args) => key::run(global, args)?,
         Verb::Alias(args) => alias::run(global, args)?,
         Verb::Iam(args) => return iam::run(global, args),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::{CliError, Result};
 use super::global::Global;
 use crate::crypto::SecretVec;
-use crate::iam::{AliasName, IamError};
+use crate::iam::{AliasName, IamError, Region};
 use crate::kms::home::{Home, HomeError, Kms, KmsOptions};
 use crate::kms::identity::IdentitySession;
 use crate::kms::root::RootKeyError;
@@ -24,7 +24,12 @@ pub fn session_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Se
 
 /// A session of the account's root, or of whom `--as` names: the local command line is believed.
 pub fn begin(global: &Global, kms: &Arc<Kms>) -> Result<Session> {
-    session_as(global, kms, caller(global, kms)?)
+    begin_in(global, kms, &global.region)
+}
+
+/// The same in another region.
+pub fn begin_in(global: &Global, kms: &Arc<Kms>, region: &Region) -> Result<Session> {
+    kms.session(caller(global, kms)?, region).map_err(failed)
 }
 
 /// A session of somebody in the chosen region.

@@ -49,7 +49,7 @@ pub(crate) fn errno(error: &VolumeError) -> i32 {
         | VolumeError::Descriptor(_)
         | VolumeError::WrongRegion { .. }
         | VolumeError::Epoch(_) => libc::EIO,
-        VolumeError::InUse => libc::EBUSY,
+        VolumeError::InUse | VolumeError::NotSettled => libc::EBUSY,
     }
 }
 
@@ -171,7 +171,8 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
         | VolumeError::Descriptor(_)
         | VolumeError::WrongRegion { .. }
         | VolumeError::Epoch(_)
-        | VolumeError::InUse => None,
+        | VolumeError::InUse
+        | VolumeError::NotSettled => None,
     }
 }
 

@@ -60,6 +60,11 @@ impl Descriptor {
         Self { id: volume.id, region, keys, mac }
     }
 
+    /// With other wrapped keys, which are outside of the MAC.
+    pub fn with_keys(&self, keys: Vec<WrappedKey>) -> Self {
+        Self { keys, ..self.clone() }
+    }
+
     /// JSON.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let keys = self.keys.iter();

@@ -42,6 +42,18 @@ pub struct Epoch {
     pub unclean: Vec<Unclean>,
 }
 
+/// True if the marker says that nothing is to be mended: the last epoch ended cleanly, and what earlier ones may have
+/// cut is whole. Not authenticated, since that needs the volume key.
+pub fn is_settled(private: &dyn Dir) -> Result<bool> {
+    let bytes = descriptor::read_file(private, EPOCH, HEAD + ENTRY * MAX_UNCLEAN + 32)?;
+    let Some((body, _)) = bytes.split_last_chunk::<32>().filter(|(body, _)| body.len() >= HEAD) else {
+        return Ok(false);
+    };
+    let (entries, _) = body[HEAD..].as_chunks::<ENTRY>();
+    let clean = u16::from_le_bytes(array(body, 10)) == 1;
+    Ok(clean && entries.iter().all(|entry| u32::from_le_bytes(array(entry, 20)) == 1))
+}
+
 impl Epoch {
     /// The marker of a new volume: clean, epoch 0.
     pub fn first(start: Time) -> Self {

@@ -108,6 +108,12 @@ pub enum VolumeError {
          mount it once with --reset-epoch"
     )]
     Epoch(&'static str),
+    /// Files that a crash may have cut are not all mended.
+    #[error(
+        "the volume was not closed cleanly, or what a crash may have cut is not all mended; mount it read-write, which \
+         mends it, and unmount it again (`kmsfs mount`, `kmsfs umount`)"
+    )]
+    NotSettled,
     /// Another mount holds the volume.
     #[error(
         "the volume is in use by another mount; unmount that first (`kmsfs umount`), or mount both read-only"

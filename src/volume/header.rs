@@ -66,23 +66,7 @@ impl Header {
         page[48..80].copy_from_slice(&self.commitment);
         let mac = mac::hmac_sha256(keys.header(), &[&page[..MAC_AT]]);
         page[MAC_AT..KEYS_AT].copy_from_slice(&mac);
-        let mut at = KEYS_AT + 1;
-        if self.keys.is_empty() || self.keys.len() > 4 {
-            return Err(VolumeError::Invalid("a file takes one to four wrapped data keys"));
-        }
-        page[KEYS_AT] = self.keys.len() as u8;
-        for key in &self.keys {
-            let (arn, blob) = (key.key_arn.as_bytes(), &key.ciphertext);
-            let end = at + 4 + arn.len() + blob.len();
-            if end > page.len() || arn.len() > usize::from(u16::MAX) {
-                return Err(VolumeError::Invalid("the wrapped data keys do not fit into a file's header"));
-            }
-            page[at..at + 2].copy_from_slice(&(arn.len() as u16).to_le_bytes());
-            page[at + 2..at + 4].copy_from_slice(&(blob.len() as u16).to_le_bytes());
-            page[at + 4..at + 4 + arn.len()].copy_from_slice(arn);
-            page[at + 4 + arn.len()..end].copy_from_slice(blob);
-            at = end;
-        }
+        put_keys(&mut page, &self.keys)?;
         Ok(page)
     }
 
@@ -173,6 +157,36 @@ impl Header {
         mac::verify_hmac_sha256(keys.header(), &[&page[..MAC_AT]], &page[MAC_AT..KEYS_AT])
             .map_err(|_| VolumeError::damaged("the file's header was changed"))
     }
+}
+
+/// The same page with other wrapped keys. They stand outside of the MAC, so this needs no key.
+pub fn with_keys(page: &Page, keys: &[WrappedKey]) -> Result<Box<Page>> {
+    let mut changed = Box::new(*page);
+    put_keys(&mut changed, keys)?;
+    Ok(changed)
+}
+
+/// Writes the part behind the MAC.
+fn put_keys(page: &mut Page, keys: &[WrappedKey]) -> Result<()> {
+    if keys.is_empty() || keys.len() > 4 {
+        return Err(VolumeError::Invalid("a file takes one to four wrapped data keys"));
+    }
+    page[KEYS_AT] = keys.len() as u8;
+    let mut at = KEYS_AT + 1;
+    for key in keys {
+        let (arn, blob) = (key.key_arn.as_bytes(), &key.ciphertext);
+        let end = at + 4 + arn.len() + blob.len();
+        if end > page.len() || arn.len() > usize::from(u16::MAX) {
+            return Err(VolumeError::Invalid("the wrapped data keys do not fit into a file's header"));
+        }
+        page[at..at + 2].copy_from_slice(&(arn.len() as u16).to_le_bytes());
+        page[at + 2..at + 4].copy_from_slice(&(blob.len() as u16).to_le_bytes());
+        page[at + 4..at + 4 + arn.len()].copy_from_slice(arn);
+        page[at + 4 + arn.len()..end].copy_from_slice(blob);
+        at = end;
+    }
+    page[at..].fill(0);
+    Ok(())
 }
 
 /// True if the bytes begin as a sealed file does.

@@ -22,6 +22,7 @@ pub mod mend;
 pub mod names;
 mod nodes;
 mod recover;
+pub mod rewrap;
 #[cfg(test)]
 mod sample;
 pub mod sealed;

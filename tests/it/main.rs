@@ -7,6 +7,7 @@ mod cli_grants;
 mod cli_iam;
 mod cli_import;
 mod cli_keys;
+mod cli_rewrap;
 mod cli_sealed;
 mod clients;
 mod export;

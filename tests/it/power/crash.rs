@@ -47,7 +47,7 @@ impl Trial {
     }
 
     /// Keeps the disk at every call.
-    fn plan_all(&mut self) {
+    pub fn plan_all(&mut self) {
         let from = self.disk.calls();
         self.disk.keep_at((from + 1..from + 10_000).collect());
     }

@@ -5,6 +5,7 @@ pub mod crash;
 pub mod disk;
 mod fail;
 mod oracle;
+mod rewrap;
 mod shared;
 pub mod world;
 

@@ -1,0 +1,226 @@
+//! `kmsfs rewrap`: the keys of a volume under another KMS key, or under the current material of theirs; and
+//! `kmsfs inspect --summary`, which counts what is under which.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::error::{CliError, Result};
+use super::global::Global;
+use super::{daemon, mounts, output, service};
+use crate::iam::Region;
+use crate::kms::home::Kms;
+use crate::kms::{KeyService, KmsError, KmsErrorKind};
+use crate::volume::VolumeError;
+use crate::volume::descriptor::Descriptor;
+use crate::volume::disk::Dir;
+use crate::volume::host::HostDir;
+use crate::volume::rewrap::{self, Failures, Options, Report};
+
+/// Brings every file's data key under another KMS key, or under the current material of its own
+///
+/// Each data key, and the volume key, is re-encrypted by the key service (ReEncrypt); no data is read or written
+/// but one page of each file. The volume must not be mounted. What was begun and cut off goes on when it is called
+/// again. Do not disable or delete the old key before it has ended well, nor before backups have the new headers.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A volume, or a directory or file in it (its encrypted name; the volume key then stays)
+    path: PathBuf,
+    /// KMS key to come under: key id, ARN, alias or alias ARN [default: the volume's, its current material]
+    #[arg(long, visible_alias = "key-id", value_name = "KEY")]
+    key: Option<String>,
+    /// Let the volume belong to the region of --key from now on: Decrypt there, Encrypt here
+    #[arg(long, requires = "key")]
+    change_region: bool,
+    /// Leave the times of modification alone; without it each rewrapped file's goes on by one second, so that
+    /// backups that compare only size and time see it
+    #[arg(long)]
+    keep_mtime: bool,
+    /// Change nothing; tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Threads that ask the key service [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A volume's root, open, and the entries that lead to what was named in it.
+struct Place {
+    root: PathBuf,
+    dir: Arc<dyn Dir>,
+    below: Vec<Vec<u8>>,
+}
+
+impl Place {
+    /// Finds the volume above a path, which must not be seen through a mount.
+    fn find(path: &Path) -> Result<Self> {
+        let whole = path.canonicalize().map_err(|e| CliError::io("the volume", path, e))?;
+        let shown = path.display();
+        let root = whole.ancestors().find(|above| above.join("kmsfs.json").exists());
+        let Some(root) = root else {
+            let seen = mounts::all().unwrap_or_default().into_iter().filter(mounts::Mounted::is_ours);
+            return Err(match seen.into_iter().find(|mounted| whole.starts_with(&mounted.point)) {
+                Some(mounted) => CliError::Busy(format!(
+                    "{shown} is seen through a mount; name the volume, {}, while it is not mounted",
+                    mounted.source.display()
+                )),
+                None => CliError::Failed(format!("{shown} is neither a volume nor in one")),
+            });
+        };
+        let below = whole.strip_prefix(root).unwrap_or(Path::new(""));
+        Ok(Self {
+            root: root.to_owned(),
+            dir: HostDir::open(root).map_err(|e| CliError::io("the volume", root, e))?,
+            below: below.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        })
+    }
+
+    fn failed(&self, error: VolumeError) -> CliError {
+        CliError::volume(&self.root, error)
+    }
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs it.
+pub fn run(global: &Global, args: &Args) -> Result<()> {
+    let place = Place::find(&args.path)?;
+    daemon::raise_open_files();
+    let kms = service::kms(global)?;
+    let here = service::begin(global, &kms)?;
+    let descriptor = Descriptor::read(&*place.dir).map_err(|e| place.failed(e))?;
+    let there = global.region.as_str();
+    if there != descriptor.region && !args.change_region {
+        return Err(CliError::Usage(format!(
+            "the volume belongs to region {0}, the key service is in {there}; use --region {0}, or --change-region to \
+             bring the volume under a key of {there}",
+            descriptor.region
+        )));
+    }
+    let here: Arc<dyn KeyService> = Arc::new(here);
+    let options = Options {
+        key_id: args.key.clone(),
+        below: place.below.clone(),
+        keep_mtime: args.keep_mtime,
+        dry_run: args.dry_run,
+        threads: args.threads.map_or_else(processors, usize::from),
+    };
+    let total = rewrap::count(&place.dir, &place.below).map_err(|e| place.failed(e))?;
+    let bar = progress(total);
+    let regions = |region: &str| other_region(global, &kms, region);
+    let done = rewrap::rewrap(&place.dir, &here, &regions, &options, &|| bar.inc(1));
+    bar.finish_and_clear();
+    let report = done.map_err(|e| place.failed(e))?;
+    show(args, &report)?;
+    told(&report.failed, "could not be rewrapped; the others are. When the reason is gone, call it again")
+}
+
+/// The key service of another region of this home.
+fn other_region(
+    global: &Global,
+    kms: &Arc<Kms>,
+    region: &str,
+) -> std::result::Result<Arc<dyn KeyService>, VolumeError> {
+    let failed = |why: String| {
+        VolumeError::Key(KmsError::new(
+            KmsErrorKind::NotFound,
+            format!("The key is in region {region:?}, which cannot be used here: {why}"),
+        ))
+    };
+    let name: Region = region.parse().map_err(|e: crate::iam::IamError| failed(e.to_string()))?;
+    let session = service::begin_in(global, kms, &name).map_err(|e| failed(e.to_string()))?;
+    Ok(Arc::new(session))
+}
+
+/// On the terminal, if standard error is one.
+fn progress(total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    let template = "{wide_bar} {human_pos} of {human_len} files, {per_sec}, {eta} left";
+    // A template that does not parse leaves the plain bar.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(args: &Args, report: &Report) -> Result<()> {
+    if args.json {
+        return output::json(report);
+    }
+    let volume_key = match (report.volume_key, args.dry_run) {
+        (true, true) => "would be rewrapped",
+        (true, false) => "rewrapped",
+        (false, _) => "left as it is",
+    };
+    output::facts(&[
+        ("KMS key", report.key_arn.clone()),
+        ("key material", shown(report.key_material_id.as_deref())),
+        ("volume key", volume_key.to_owned()),
+        (if args.dry_run { "would be rewrapped" } else { "rewrapped" }, files(report.rewrapped)),
+        ("as wished already", files(report.already)),
+        ("without a key, being empty", files(report.empty)),
+    ])
+}
+
+fn files(count: u64) -> String {
+    format!("{count} file{}", if count == 1 { "" } else { "s" })
+}
+
+fn shown(material: Option<&str>) -> String {
+    material.unwrap_or("of another service").to_owned()
+}
+
+/// An error if something failed; the first few by warnings.
+fn told(failed: &Failures, what: &str) -> Result<()> {
+    if failed.count == 0 {
+        return Ok(());
+    }
+    for failure in &failed.first {
+        output::warn(&format!("{}: {}", failure.path, failure.reason));
+    }
+    let files = if failed.count == 1 { "file or directory" } else { "files or directories" };
+    Err(CliError::Failed(format!("{} {files} {what}", failed.count)))
+}
+
+/// Runs `kmsfs inspect --summary`.
+pub fn summary(path: &Path, as_json: bool) -> Result<()> {
+    let place = Place::find(path)?;
+    daemon::raise_open_files();
+    let found = rewrap::summarise(&place.dir, &place.below, processors()).map_err(|e| place.failed(e))?;
+    let name =
+        |(key, material): &(String, Option<String>)| json!({ "key_arn": key, "key_material_id": material });
+    if as_json {
+        let by_key = found.files.iter().map(|(under, count)| {
+            let mut entry = name(under);
+            entry["files"] = json!(count);
+            entry
+        });
+        output::json(&json!({
+            "volume_keys": found.volume_keys.iter().map(name).collect::<Vec<_>>(),
+            "data_keys": by_key.collect::<Vec<_>>(),
+            "files_without_key": found.empty,
+            "failed": found.failed,
+        }))?;
+    } else {
+        let row = |what: String, (key, material): &(String, Option<String>)| {
+            [what, key.clone(), shown(material.as_deref())]
+        };
+        let mut rows: Vec<_> =
+            found.volume_keys.iter().map(|under| row("the volume key".to_owned(), under)).collect();
+        rows.extend(found.files.iter().map(|(under, count)| row(files(*count), under)));
+        if found.empty > 0 {
+            rows.push([files(found.empty), "none: never written to".to_owned(), String::new()]);
+        }
+        output::table(["WHAT", "KMS KEY", "KEY MATERIAL"], &rows)?;
+    }
+    told(&found.failed, "could not be read")
+}

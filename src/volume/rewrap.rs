@@ -1,0 +1,455 @@
+//! Wrapped keys brought under another KMS key, or under the current material of their own (docs/format.md,
+//! "Rewrapping"): page 0 of each file and the descriptor, nothing else; no data key is seen. And the count of what
+//! is under which.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+use parking_lot::Mutex;
+
+use super::descriptor::{self, DESCRIPTOR, Descriptor, LOCK, PRIVATE_DIR};
+use super::disk::{BackingFile, Change, Dir, Kind, Time};
+use super::epoch;
+use super::error::{Attempt, Result, VolumeError};
+use super::files::read_header;
+use super::header::{self, Header, WrappedKey};
+use super::keys::{VolumeId, VolumeKey, VolumeKeys, file_context, volume_context};
+use super::layout::PAGE;
+use super::names::{EntryClass, classify};
+use crate::crypto::Secret;
+use crate::kms::blob::CiphertextBlob;
+use crate::kms::{EncryptionContext, KeyService};
+
+/// The key service of a region, for keys that are not in the one where the rewrapped keys shall be.
+pub type Regions<'a> = dyn Fn(&str) -> Result<Arc<dyn KeyService>> + Sync + 'a;
+
+/// Files that a thread takes at once.
+const BATCH: usize = 32;
+/// Failures that are kept with their reasons.
+const TOLD: usize = 10;
+
+/// What to rewrap, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The KMS key to come under: key id, ARN, alias. None: the first of the descriptor's, its current material.
+    pub key_id: Option<String>,
+    /// Entries of the backing that lead from the volume's root to a directory or file. Empty: the whole volume, with
+    /// the volume key.
+    pub below: Vec<Vec<u8>>,
+    /// Leave the files' mtime alone. Else it goes on by a second, for backups that compare only size and mtime.
+    pub keep_mtime: bool,
+    /// Write nothing. One ReEncrypt is asked for all the same, of the volume key: it tells the current material.
+    pub dry_run: bool,
+    /// Threads that ask the key service.
+    pub threads: usize,
+}
+
+/// What could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Failure {
+    /// In the backing directory, from the volume's root.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Failures: how many, and the first few.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Failures {
+    /// All.
+    pub count: u64,
+    /// At most ten.
+    pub first: Vec<Failure>,
+}
+
+impl Failures {
+    fn add(&mut self, path: &[u8], error: &VolumeError) {
+        self.count += 1;
+        if self.first.len() < TOLD {
+            let path = String::from_utf8_lossy(path).into_owned();
+            self.first.push(Failure { path, reason: error.to_string() });
+        }
+    }
+}
+
+/// What was done, or would be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// The KMS key that all are under now.
+    pub key_arn: String,
+    /// Its material; None if the key service's ciphertexts do not tell.
+    pub key_material_id: Option<String>,
+    /// The volume key was rewrapped.
+    pub volume_key: bool,
+    /// Files that were rewrapped.
+    pub rewrapped: u64,
+    /// Files that were under the key and material already.
+    pub already: u64,
+    /// Files without a header, and so without a key.
+    pub empty: u64,
+    /// Files and directories that were left as they are.
+    pub failed: Failures,
+}
+
+/// A KMS key and, where it can be told, the hex id of its material.
+type Under = (String, Option<String>);
+
+/// How many files are under which KMS key and material: the first wrapped key of each counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Of the descriptor.
+    pub volume_keys: Vec<Under>,
+    /// Numbers of files.
+    pub files: BTreeMap<Under, u64>,
+    /// Files without a header, and so without a key.
+    pub empty: u64,
+    /// What could not be read.
+    pub failed: Failures,
+}
+
+/// Hex id of the key material that a ciphertext names.
+fn material(ciphertext: &[u8]) -> Option<String> {
+    CiphertextBlob::parse(ciphertext).map(|blob| hex::encode(blob.material))
+}
+
+fn under(key: &WrappedKey) -> Under {
+    (key.key_arn.clone(), material(&key.ciphertext))
+}
+
+/// Region in an ARN; empty if it is none.
+fn region_of(arn: &str) -> &str {
+    arn.split(':').nth(3).unwrap_or_default()
+}
+
+/// Counts the files of the volume in `root`, or those below the entries that lead there. It may be mounted meanwhile.
+pub fn summarise(root: &Arc<dyn Dir>, below: &[Vec<u8>], threads: usize) -> Result<Summary> {
+    let volume_keys = Descriptor::read(&**root)?.keys.iter().map(under).collect();
+    let found = Mutex::new(Summary { volume_keys, ..Summary::default() });
+    let failed = each_file(root, below, threads, &|dir, name| {
+        let file = dir.open_file(name, false).on_entry("opening a file")?;
+        let header = read_header(&*file)?.1;
+        let found = &mut *found.lock();
+        match header.as_ref().and_then(|header| header.keys.first()) {
+            Some(key) => *found.files.entry(under(key)).or_default() += 1,
+            None => found.empty += 1,
+        }
+        Ok(())
+    })?;
+    Ok(Summary { failed, ..found.into_inner() })
+}
+
+/// Number of files that [`rewrap`] will look at.
+pub fn count(root: &Arc<dyn Dir>, below: &[Vec<u8>]) -> Result<u64> {
+    let mut files = 0;
+    walk(root, below, &mut |_, _, names| files += names.len() as u64, &mut |_, _| ())?;
+    Ok(files)
+}
+
+/// Rewraps the volume in `root`, which nobody may have mounted and which must have been closed cleanly. `here` is the
+/// key service of the target; `seen` is told of every file that is done with.
+///
+/// All is on the medium when this returns without an error. Cut at any moment, it leaves each key rewrapped or as it
+/// was, and does what is left when it is called again.
+pub fn rewrap(
+    root: &Arc<dyn Dir>,
+    here: &Arc<dyn KeyService>,
+    regions: &Regions,
+    options: &Options,
+    seen: &(dyn Fn() + Sync),
+) -> Result<Report> {
+    let descriptor = Descriptor::read(&**root)?;
+    let private = root.open_dir(PRIVATE_DIR).attempt("opening the volume's private directory")?;
+    let _lock = private.lock(LOCK, true).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => VolumeError::InUse,
+        _ => VolumeError::Backing { what: "locking the volume", source },
+    })?;
+    // Writing a header moves the ctime, which would excuse files that the crash did not touch.
+    if !epoch::is_settled(&*private)? {
+        return Err(VolumeError::NotSettled);
+    }
+    let volume_key = descriptor.keys.first().ok_or(VolumeError::Invalid("the volume has no key"))?;
+    let wished = options.key_id.as_deref().unwrap_or(&volume_key.key_arn);
+    let target = here.describe_key(wished)?;
+    let whole = options.below.is_empty();
+    if target.region != descriptor.region && !whole {
+        return Err(VolumeError::Invalid("only a whole volume can come under a key of another region"));
+    }
+    let mut job = Job {
+        here: here.clone(),
+        regions,
+        others: Mutex::default(),
+        volume: descriptor.id,
+        region: target.region,
+        under: (target.key_arn, None),
+        options,
+    };
+    let rewrapped = job.wrap(volume_key, &volume_context(&descriptor.id))?;
+    job.under = under(&rewrapped);
+    let mut report = Report {
+        key_arn: job.under.0.clone(),
+        key_material_id: job.under.1.clone(),
+        volume_key: whole && !job.is_there(volume_key),
+        ..Report::default()
+    };
+    // First: whoever mounts after a cut makes new files under the new key.
+    if report.volume_key && !options.dry_run {
+        let changed = job.descriptor(&descriptor, rewrapped)?;
+        descriptor::replace_file(&**root, DESCRIPTOR, &changed.encode()?)?;
+    }
+    let done = Mutex::new(&mut report);
+    let failed = each_file(root, &options.below, options.threads, &|dir, name| {
+        let outcome = job.file(dir, name);
+        seen();
+        let mut done = done.lock();
+        match outcome? {
+            Outcome::Rewrapped => done.rewrapped += 1,
+            Outcome::Already => done.already += 1,
+            Outcome::Empty => done.empty += 1,
+        }
+        Ok(())
+    })?;
+    report.failed = failed;
+    if !options.dry_run {
+        root.sync_fs().attempt("syncing the backing filesystem")?;
+    }
+    Ok(report)
+}
+
+enum Outcome {
+    Rewrapped,
+    Already,
+    Empty,
+}
+
+struct Job<'a> {
+    /// Of the target's region.
+    here: Arc<dyn KeyService>,
+    regions: &'a Regions<'a>,
+    others: Mutex<HashMap<String, Arc<dyn KeyService>>>,
+    volume: VolumeId,
+    region: String,
+    under: Under,
+    options: &'a Options,
+}
+
+impl Job<'_> {
+    /// True if nothing is to be done for a key.
+    fn is_there(&self, key: &WrappedKey) -> bool {
+        let (arn, current) = &self.under;
+        key.key_arn == *arn
+            && match current {
+                Some(_) => material(&key.ciphertext) == *current,
+                // It cannot be told whether the material is the current one; asked for by name, the key is enough.
+                None => self.options.key_id.is_some(),
+            }
+    }
+
+    fn in_region(&self, region: &str) -> Result<Arc<dyn KeyService>> {
+        let mut others = self.others.lock();
+        if let Some(service) = others.get(region) {
+            return Ok(service.clone());
+        }
+        let service = (self.regions)(region)?;
+        others.insert(region.to_owned(), service.clone());
+        Ok(service)
+    }
+
+    /// A key under the target. ReEncrypt where the key service can; from another region by Decrypt there and
+    /// Encrypt here.
+    fn wrap(&self, key: &WrappedKey, context: &EncryptionContext) -> Result<WrappedKey> {
+        let region = region_of(&key.key_arn);
+        if region == self.region {
+            let made = self.here.re_encrypt(&key.ciphertext, context, &self.under.0, context)?;
+            return Ok(WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext });
+        }
+        let opened = self.in_region(region)?.decrypt(Some(&key.key_arn), &key.ciphertext, context)?;
+        let made = self.here.encrypt(&self.under.0, opened.plaintext.expose(), context)?;
+        Ok(WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext })
+    }
+
+    /// The first key that the key service rewraps, then those that are not under the target.
+    fn wrap_one(&self, keys: &[WrappedKey], context: &EncryptionContext) -> Result<Vec<WrappedKey>> {
+        let mut refusal = None;
+        for (at, key) in keys.iter().enumerate() {
+            match self.wrap(key, context) {
+                Ok(made) => {
+                    let others =
+                        keys.iter().enumerate().filter(|(n, k)| *n != at && k.key_arn != made.key_arn);
+                    let others: Vec<_> = others.map(|(_, key)| key.clone()).collect();
+                    return Ok([vec![made], others].concat());
+                }
+                Err(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| VolumeError::damaged("the file's header holds no wrapped key")))
+    }
+
+    /// The descriptor with the rewrapped volume key in the place of its first.
+    fn descriptor(&self, old: &Descriptor, key: WrappedKey) -> Result<Descriptor> {
+        let others = old.keys.iter().skip(1).filter(|other| other.key_arn != key.key_arn).cloned();
+        let others: Vec<WrappedKey> = others.collect();
+        let keys = [vec![key], others].concat();
+        if self.region == old.region {
+            return Ok(old.with_keys(keys));
+        }
+        // The region is authenticated under the volume key.
+        let opened =
+            self.here.decrypt(Some(&keys[0].key_arn), &keys[0].ciphertext, &volume_context(&self.volume))?;
+        let volume_key = VolumeKey(Secret::from_slice(opened.plaintext.expose())?);
+        let volume = VolumeKeys::derive(&volume_key, self.volume)?;
+        old.verify(&volume)?;
+        Ok(Descriptor::new(&volume, self.region.clone(), keys))
+    }
+
+    fn file(&self, dir: &dyn Dir, name: &[u8]) -> Result<Outcome> {
+        let file = dir.open_file(name, false).on_entry("opening a file")?;
+        let (page, header) = read_header(&*file)?;
+        let Some(header) = header else { return Ok(Outcome::Empty) };
+        if header.keys.first().is_some_and(|key| self.is_there(key)) {
+            return Ok(Outcome::Already);
+        }
+        if self.options.dry_run {
+            return Ok(Outcome::Rewrapped);
+        }
+        let Header { file_id, keys, .. } = header;
+        let page = header::with_keys(&page, &self.wrap_one(&keys, &file_context(&self.volume, &file_id))?)?;
+        let file = open_to_write(dir, name)?;
+        let Time { sec, nsec } = file.stat().attempt("asking for a file's times")?.mtime;
+        // One page, which the backing writes whole or not at all; not while the device still reads it.
+        file.wait_writeback(0, PAGE).attempt("waiting for a file's header")?;
+        file.write_at(&page[..], 0).attempt("rewriting a file's header")?;
+        let sec = if self.options.keep_mtime { sec } else { sec.saturating_add(1) };
+        file.change(&Change::mtime(Time { sec, nsec })).attempt("setting a file's times")?;
+        Ok(Outcome::Rewrapped)
+    }
+}
+
+/// Opens a file for writing, also one whose mode forbids that to its owner.
+fn open_to_write(dir: &dyn Dir, name: &[u8]) -> Result<Arc<dyn BackingFile>> {
+    let what = "opening a file to rewrite its header";
+    let denied = match dir.open_file(name, true) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => e,
+        opened => return opened.on_entry(what),
+    };
+    let perm = dir.stat_at(name).on_entry(what)?.perm;
+    if perm & 0o200 != 0 {
+        return Err(denied).on_entry(what);
+    }
+    let set = |perm| dir.change(Some(name), &Change { perm: Some(perm), ..Change::default() });
+    set(perm | 0o200).on_entry(what)?;
+    let opened = dir.open_file(name, true);
+    set(perm).on_entry(what)?;
+    opened.on_entry(what)
+}
+
+/// What is done with a file of a directory.
+type Work<'a> = dyn Fn(&dyn Dir, &[u8]) -> Result<()> + Sync + 'a;
+
+/// A directory to go through: one with its path from the root, or the name of one below that.
+type Waiting = (Arc<dyn Dir>, Arc<[u8]>, Option<Vec<u8>>);
+
+/// A directory with its path from the root, and names of files in it.
+type Found<'a> = &'a mut dyn FnMut(&Arc<dyn Dir>, &Arc<[u8]>, Vec<Vec<u8>>);
+
+/// Goes through a tree without knowing its names. What cannot be looked into is given to `failed`.
+fn walk(
+    root: &Arc<dyn Dir>,
+    below: &[Vec<u8>],
+    found: Found,
+    failed: &mut dyn FnMut(&[u8], &VolumeError),
+) -> Result<()> {
+    let mut start = root.clone();
+    let mut path: Arc<[u8]> = Arc::default();
+    for name in below {
+        if start.stat_at(name).on_entry("looking for what to go through")?.kind == Kind::File {
+            found(&start, &path, vec![name.clone()]);
+            return Ok(());
+        }
+        start = start.open_dir(name).on_entry("looking for what to go through")?;
+        path = joined(&path, name);
+    }
+    // Directories that wait are not open, only those above them.
+    let mut waiting: Vec<Waiting> = vec![(start, path, None)];
+    while let Some((parent, path, name)) = waiting.pop() {
+        let (dir, path) = match name {
+            None => (parent, path),
+            Some(name) => {
+                let path = joined(&path, &name);
+                match parent.open_dir(&name).on_entry("opening a directory") {
+                    Ok(dir) => (dir, path),
+                    Err(error) => {
+                        failed(&path, &error);
+                        continue;
+                    }
+                }
+            }
+        };
+        let entries = match dir.entries().attempt("listing a directory") {
+            Ok(entries) => entries,
+            Err(error) => {
+                failed(&path, &error);
+                continue;
+            }
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            match (classify(&entry.name), entry.kind) {
+                (EntryClass::Name | EntryClass::Long, Kind::File) => files.push(entry.name),
+                (EntryClass::Name | EntryClass::Long, Kind::Directory) => {
+                    waiting.push((dir.clone(), path.clone(), Some(entry.name)));
+                }
+                _ => {}
+            }
+        }
+        if !files.is_empty() {
+            found(&dir, &path, files);
+        }
+    }
+    Ok(())
+}
+
+fn joined(path: &[u8], name: &[u8]) -> Arc<[u8]> {
+    if path.is_empty() { name.into() } else { [path, b"/", name].concat().into() }
+}
+
+/// Does something with every file, in several threads. One that is gone meanwhile is none; what else fails is told.
+fn each_file(root: &Arc<dyn Dir>, below: &[Vec<u8>], threads: usize, work: &Work) -> Result<Failures> {
+    type Batch = (Arc<dyn Dir>, Arc<[u8]>, Vec<Vec<u8>>);
+    let failures = Mutex::new(Failures::default());
+    let threads = threads.max(1);
+    let (give, take) = mpsc::sync_channel::<Batch>(threads);
+    let take = Mutex::new(take);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let next = || take.lock().recv();
+                while let Ok((dir, path, names)) = next() {
+                    for name in names {
+                        match work(&*dir, &name) {
+                            Err(error) if !error.is_not_found() => {
+                                failures.lock().add(&joined(&path, &name), &error);
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            });
+        }
+        let walked = walk(
+            root,
+            below,
+            &mut |dir, path, names| {
+                for names in names.chunks(BATCH) {
+                    // Fails only if all threads are gone, which then panicked and are told of by the scope.
+                    let _ = give.send((dir.clone(), path.clone(), names.to_vec()));
+                }
+            },
+            &mut |path, error| failures.lock().add(path, error),
+        );
+        drop(give);
+        walked
+    })?;
+    Ok(failures.into_inner())
+}
