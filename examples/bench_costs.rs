@@ -7,8 +7,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kmsfs::crypto::SecretVec;
-use kmsfs::iam::sigv4::{Request, Signed, SigningKeys};
+use kmsfs::iam::sigv4::{Request, Signed, SigningKey};
 use kmsfs::kms::{Caller, Home, Kms, KmsOptions, Session, Unrecorded};
 use serde_json::{Value, json};
 
@@ -57,11 +56,9 @@ fn signature(body: &[u8]) -> Result<f64, Fault> {
         ("authorization", authorization.as_str()),
     ];
     let request = Request { method: "POST", path: "/", query: "", headers: &headers, body };
-    let (secret, mut keys) = (SecretVec::new(SECRET.as_bytes().to_vec()), SigningKeys::default());
-    keys.derive(&Signed::read(&request, now)?, &secret);
+    let key = SigningKey::derive(SECRET.as_bytes(), &date, "us-east-1", "kms");
     micros(1, || {
         let signed = Signed::read(&request, now)?;
-        let key = keys.get(&signed, &secret).ok_or("the signing key is not kept")?;
         if signed.verify(&request, &key).is_ok() {
             return Err("a wrong signature was taken".into());
         }
@@ -106,7 +103,10 @@ fn measured(dir: &Path) -> Result<(), Fault> {
     let sigv4 = signature(body)?;
     let decided = micros(1, || decide().map(|unrecorded| drop(black_box(unrecorded))))?;
     let policy = micros(1, || {
-        alice.simulate("kms:Decrypt", &key, &[]).map(|s| drop(black_box(s))).map_err(|e| e.message.into())
+        alice
+            .simulate("kms:Decrypt", &key, &[], &Default::default())
+            .map(|s| drop(black_box(s)))
+            .map_err(|e| e.message.into())
     })?;
     let alone = micros(1, || recorded(vec![decide()?]))? - decided;
     let together = micros(16, || recorded((0..16).map(|_| decide()).collect::<Result<_, _>>()?))? - decided;
