@@ -96,7 +96,7 @@ impl Client {
                 self.told(attempt(stream, &ask("UpdateKeyDescription", body))?, "UpdateKeyDescription");
                 self.described.insert(key, n);
             }
-            2 if n % 3 == 0 => {
+            2 if n.is_multiple_of(3) => {
                 let alias = format!("alias/{}-{n}", self.name);
                 let body = json!({"AliasName": alias, "TargetKeyId": key});
                 // Of the 50 aliases of a key the last are refused.
@@ -105,7 +105,7 @@ impl Client {
                     self.aliases.insert(alias);
                 }
             }
-            3 if n % 3 == 0 => {
+            3 if n.is_multiple_of(3) => {
                 let user = format!("{}-{n}", self.name);
                 let answer =
                     attempt(stream, &Ask::query(address, "iam", "CreateUser", &[("UserName", &user)]))?;

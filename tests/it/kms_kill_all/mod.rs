@@ -380,7 +380,7 @@ impl Bed {
                 let configuration = &metadata["MultiRegionConfiguration"];
                 let (role, of) = if *region == primary { ("PRIMARY", true) } else { ("REPLICA", false) };
                 assert_eq!(configuration["MultiRegionKeyType"], role, "{what}");
-                assert_eq!(found.iter().any(|(r, ..)| *r == primary), true, "no primary of {what}");
+                assert!(found.iter().any(|(r, ..)| *r == primary), "no primary of {what}");
                 let replicas = configuration["ReplicaKeys"].as_array().unwrap().len();
                 assert_eq!(replicas, found.len() - 1, "{of} {what}");
                 assert_eq!(configuration["PrimaryKey"], first["MultiRegionConfiguration"]["PrimaryKey"]);
