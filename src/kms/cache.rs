@@ -12,7 +12,7 @@ use super::root::RootKey;
 use super::rows::{self, KeyRow, MaterialRow};
 use super::spec::Material;
 use super::{KmsError, KmsErrorKind};
-use crate::iam::{AccountId, AliasName, KeyArn, KeyId, Policy, Region};
+use crate::iam::{AccountId, AliasName, IamError, KeyArn, KeyId, KeyPolicy, Policy, Region};
 use crate::store::ReadTx;
 
 /// A key with all its material.
@@ -23,8 +23,8 @@ pub struct Key {
     pub arn_text: String,
     /// What the store says of it.
     pub row: KeyRow,
-    /// The row's policy, read.
-    pub policy: Policy,
+    /// The row's policy, read; one for all keys of an account that have the default policy, as most do.
+    pub policy: Arc<Policy>,
     /// Oldest first, with their numbers. Imported material that is gone has an empty `sealed`.
     pub materials: Vec<(u32, MaterialRow)>,
     /// What is known of its imported materials, by their numbers.
@@ -39,10 +39,23 @@ pub struct Key {
 impl Key {
     /// Reads a key.
     pub fn load(tx: &dyn ReadTx, region: &Region, id: &KeyId) -> Result<Option<Self>, KmsError> {
+        Self::load_sharing(tx, region, id, &DefaultPolicies::default())
+    }
+
+    /// Reads a key that is to be kept.
+    pub fn load_sharing(
+        tx: &dyn ReadTx,
+        region: &Region,
+        id: &KeyId,
+        known: &DefaultPolicies,
+    ) -> Result<Option<Self>, KmsError> {
         let Some(row) = rows::key(tx, id)? else { return Ok(None) };
         let damaged = |_| KmsError::new(KmsErrorKind::Internal, format!("the row of key {id} is damaged"));
         let account: AccountId = row.account.parse().map_err(damaged)?;
-        let policy = row.policy.read(&account, region).map_err(damaged)?;
+        let policy = match &row.policy {
+            KeyPolicy::AccountRoot => known.of(&account, region).map_err(damaged)?,
+            other => Arc::new(other.read(&account, region).map_err(damaged)?),
+        };
         let arn = KeyArn { region: region.clone(), account, key: *id };
         let arn_text = arn.to_string();
         let materials = rows::materials(tx, id)?;
@@ -88,6 +101,24 @@ impl Key {
     }
 }
 
+/// The default policies of one region's accounts, read. No change of a key changes them.
+#[derive(Default)]
+pub struct DefaultPolicies(RwLock<HashMap<AccountId, Arc<Policy>>>);
+
+impl DefaultPolicies {
+    fn of(&self, account: &AccountId, region: &Region) -> Result<Arc<Policy>, IamError> {
+        if let Some(policy) = self.0.read().get(account) {
+            return Ok(policy.clone());
+        }
+        let policy = Arc::new(KeyPolicy::AccountRoot.read(account, region)?);
+        let mut all = self.0.write();
+        if all.len() >= MOST_ACCOUNTS {
+            all.clear();
+        }
+        Ok(all.entry(account.clone()).or_insert(policy).clone())
+    }
+}
+
 /// Keys and aliases of one generation.
 #[derive(Default)]
 pub struct Cache {
@@ -99,8 +130,11 @@ pub struct Cache {
     pub aliases: HashMap<AccountId, HashMap<AliasName, KeyId>>,
 }
 
-/// Keys that are kept at most; then all are dropped. Nothing but memory hangs on it.
-const MOST: usize = 10_000;
+/// Keys that are kept at most; then all are dropped. Nothing but memory hangs on it. As many as an account may have in
+/// a region, and some: an account that uses all of its keys must not read them again and again.
+const MOST: usize = 120_000;
+/// Accounts whose default policy is kept at most; then all are dropped.
+const MOST_ACCOUNTS: usize = 10_000;
 
 impl Cache {
     /// Forgets everything of other generations.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::cache::{Cache, Key};
+use super::cache::{Cache, DefaultPolicies, Key};
 use super::clock::Clock;
 use super::commit::{Commits, DecidedAt};
 use super::generation::GenerationFile;
@@ -94,6 +94,7 @@ pub struct Core {
     generation: GenerationFile,
     head_key: HeadKey,
     cache: RwLock<Cache>,
+    default_policies: DefaultPolicies,
     commits: Commits,
     /// Events about files that are not in the store yet.
     waiting: Mutex<Vec<Vec<u8>>>,
@@ -143,6 +144,7 @@ impl Core {
             generation,
             head_key,
             cache: RwLock::default(),
+            default_policies: DefaultPolicies::default(),
             commits: Commits::default(),
             waiting: Mutex::default(),
             stuck: AtomicBool::new(false),
@@ -227,7 +229,8 @@ impl Core {
             }
         }
         let tx = self.read_at(generation)?;
-        let Some(key) = Key::load(&*tx, &self.region, id)? else { return Ok(None) };
+        let key = Key::load_sharing(&*tx, &self.region, id, &self.default_policies)?;
+        let Some(key) = key else { return Ok(None) };
         let key = Arc::new(key);
         let mut cache = self.cache.write();
         cache.turn_to(generation);

@@ -14,6 +14,7 @@ mod labels;
 mod log;
 mod matrix;
 mod model;
+mod model_access;
 mod pairs;
 mod policies;
 mod prepared;
