@@ -224,29 +224,43 @@ pub fn settle(core: &Core) -> Result<(), KmsError> {
     let found = rows::under(&*core.store.read()?, INTENTS, &[], None, AT_ONCE)?;
     let mut failed = Ok(());
     for (at, value) in found {
-        let done = (|| {
-            let bad = || rows::damaged("an intent");
-            let (id, region) = at.split_at_checked(17).ok_or_else(bad)?;
-            let id = rows::unpacked(id).ok_or_else(bad)?;
-            let region =
-                std::str::from_utf8(region).ok().and_then(|r| r.parse::<Region>().ok()).ok_or_else(bad)?;
-            let intent: Intent = rows::decode("an intent", &value)?;
-            core.stop_at("intended")?;
-            let other = core.siblings.asked_for(&region)?;
-            match intent.what {
-                What::Push { ref new } => push(core, &other, &id, new.as_ref())?,
-                What::Gone { making, ref others } => {
-                    if let Some((next, others)) = gone(core, &other, &id, making, others)? {
-                        return redirect(core, &at, &value, &id, (&next, What::Gone { making, others }));
-                    }
-                    // The other replicas are told by their primary, which may not be open anywhere else.
-                    settle(&other)?;
-                }
+        failed = failed.and(carry_out(core, &at, &value));
+    }
+    failed
+}
+
+fn carry_out(core: &Core, at: &[u8], value: &[u8]) -> Result<(), KmsError> {
+    let bad = || rows::damaged("an intent");
+    let (id, region) = at.split_at_checked(17).ok_or_else(bad)?;
+    let id = rows::unpacked(id).ok_or_else(bad)?;
+    let region = std::str::from_utf8(region).ok().and_then(|r| r.parse::<Region>().ok()).ok_or_else(bad)?;
+    let intent: Intent = rows::decode("an intent", value)?;
+    core.stop_at("intended")?;
+    let other = core.siblings.asked_for(&region)?;
+    match intent.what {
+        What::Push { ref new } => push(core, &other, &id, new.as_ref())?,
+        What::Gone { making, ref others } => {
+            if let Some((next, others)) = gone(core, &other, &id, making, others)? {
+                return redirect(core, at, value, &id, (&next, What::Gone { making, others }));
             }
-            core.stop_at("carried out")?;
-            finish(core, &at, &value, &id, &region)
-        })();
-        failed = failed.and(done);
+            // The other replicas are told by their primary, which may not be open anywhere else.
+            told_of(&other, &id)?;
+        }
+    }
+    core.stop_at("carried out")?;
+    finish(core, at, value, &id, &region)
+}
+
+/// Tells the others what is shared of one key. Of what is gone nothing is told here: two regions, each with a replica
+/// gone whose primary is in the other, would call each other without end.
+fn told_of(core: &Core, id: &KeyId) -> Result<(), KmsError> {
+    let found = rows::under(&*core.store.read()?, INTENTS, &rows::packed(id), None, AT_ONCE)?;
+    let mut failed = Ok(());
+    for (at, value) in found {
+        let intent: Intent = rows::decode("an intent", &value)?;
+        if matches!(intent.what, What::Push { .. }) {
+            failed = failed.and(carry_out(core, &at, &value));
+        }
     }
     failed
 }

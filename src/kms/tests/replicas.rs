@@ -256,6 +256,32 @@ fn a_replica_that_was_deleted_can_be_made_again() {
     assert_eq!(decrypt(&there, &blob).unwrap(), b"x");
 }
 
+#[test]
+fn two_regions_that_tell_each_other_of_deleted_replicas_come_to_an_end() {
+    let three = Three::new();
+    let (here, there) = (three.at("us-east-1"), three.at("eu-west-1"));
+    let (one, two) = (primary(&here), primary(&there));
+    replicate(&here, &one, "eu-west-1").unwrap();
+    replicate(&there, &two, "us-east-1").unwrap();
+    schedule(&there, &one, 7);
+    schedule(&here, &two, 7);
+    let stop = |at| {
+        for session in [&here, &there] {
+            *session.region_service().stops.lock() = at;
+        }
+    };
+    // Both replicas go before either primary hears of it.
+    stop(Some("intended"));
+    three.bench.clock.days(8);
+    three.bench.kms.tick();
+    assert_eq!(kind(encrypt(&there, &one, b"x")), Some(KmsErrorKind::NotFound));
+    assert_eq!(kind(encrypt(&here, &two, b"x")), Some(KmsErrorKind::NotFound));
+    assert_eq!((family(&here, &one).2.len(), family(&there, &two).2.len()), (1, 1));
+    stop(None);
+    three.bench.kms.tick();
+    assert_eq!((family(&here, &one).2.len(), family(&there, &two).2.len()), (0, 0));
+}
+
 /// Ends the work over two stores at a place, as if the process were killed there, and begins anew.
 fn killed_at(place: &'static str, act: impl Fn(&Session, &str)) -> (Three, String) {
     let three = Three::new();
