@@ -1,6 +1,7 @@
 //! Layer 4: what happened. A chain of events in the order they were recorded, each bound to all before it,
 //! and a head under a key that shows a cut tail; the shape of an event; finding events.
 
+mod bounds;
 mod chain;
 mod delivery;
 mod digest;
@@ -9,6 +10,7 @@ mod export;
 mod lookup;
 mod merge;
 
+pub use bounds::bounded;
 pub use chain::{
     AuditError, ChainHead, HeadKey, Record, advance_head, append, append_after, head, read, sign_head,
     signed_head, verify,

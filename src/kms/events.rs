@@ -15,7 +15,7 @@ use super::wire::{GrantConstraints, LookupAttribute, Tag};
 use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
 use crate::audit::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
-    ServiceEventDetails, SessionAttributes, SessionContext, SessionIssuer, Text, uuid,
+    ServiceEventDetails, SessionAttributes, SessionContext, SessionIssuer, Text, bounded, uuid,
 };
 use crate::iam::Principal;
 
@@ -255,7 +255,7 @@ impl CallEvent<'_> {
             event_category: "Management".into(),
             service_event_details: None,
         };
-        written(&event)
+        written(&event).map(bounded)
     }
 }
 

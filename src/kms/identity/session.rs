@@ -303,6 +303,6 @@ impl Way<'_> {
             event_category: "Management".into(),
             service_event_details: None,
         };
-        serde_json::to_vec(&event).map_err(|e| unwritable(&e))
+        serde_json::to_vec(&event).map(audit::bounded).map_err(|e| unwritable(&e))
     }
 }

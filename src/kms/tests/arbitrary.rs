@@ -95,6 +95,32 @@ fn arbitrary_requests_are_answered_without_a_panic_and_each_is_recorded() {
 }
 
 #[test]
+fn a_request_that_is_too_long_leaves_an_event_that_is_not() {
+    let bench = Bench::new();
+    let session = bench.session();
+    let iam = bench.kms.identity(Caller::root(ACCOUNT.parse().unwrap()));
+    let long = "x".repeat(200_000);
+    let body = serde_json::json!({"KeyId": "alias/a", "Plaintext": "eA==", "EncryptionContext": {"a": long}});
+    assert!(json(&session, "Encrypt", body).is_err());
+    let pairs = [("UserName".to_owned(), long.clone())];
+    assert!(iam.call_query("CreateUser", &pairs).is_err());
+    let pairs = [("MaxItems".to_owned(), long)];
+    assert!(iam.call_query("ListUsers", &pairs).is_err());
+    let found = session.lookup_events(&Filter::default()).unwrap();
+    let of_iam = iam.lookup_events(&Filter::default()).unwrap();
+    for found in found.iter().chain(&of_iam) {
+        assert!(found.json.len() < 4096, "{}", found.json.len());
+        let event: Value = serde_json::from_str(&found.json).unwrap();
+        assert!(event["errorCode"].is_string(), "{event}");
+        if event["eventName"] != "ListUsers" {
+            assert_eq!(event["requestParameters"]["omitted"], true, "{event}");
+        }
+    }
+    assert_eq!(found.len() + of_iam.len(), 3);
+    assert!(session.verify_log(None).is_ok());
+}
+
+#[test]
 fn a_query_whose_names_contradict_one_another_is_recorded() {
     let bench = Bench::new();
     let iam = bench.kms.identity(Caller::root(ACCOUNT.parse().unwrap()));
