@@ -220,7 +220,7 @@ impl Call<'_, '_> {
                         let message = format!("ARN does not refer to a valid principal: {text}");
                         refused(KmsErrorKind::InvalidArn, message)
                     })?;
-                    self.in_account(subject.action, principal.account(), text)?;
+                    self.in_account(subject.action, principal.account(), &principal.arn())?;
                     continue;
                 }
                 Name::Grant(key, id) => {

@@ -60,10 +60,11 @@ pub fn policy_arn(owner: &str, row: &PolicyRow) -> String {
     format!("arn:aws:iam::{owner}:policy{}{}", row.path, row.name)
 }
 
-/// Owner (an account, or `aws`), path and name of a policy's ARN.
+/// Owner (an account, or `aws`), path and name of a policy's ARN. Of one policy there is one ARN: statements name it by
+/// that, and another spelling would go past them.
 fn parts(arn: &str) -> Option<(&str, &str, &str)> {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
-    let ["arn", _, "iam", "", owner, resource] = parts[..] else { return None };
+    let ["arn", "aws", "iam", "", owner, resource] = parts[..] else { return None };
     let rest = resource.strip_prefix("policy")?;
     let (path, name) = rest.split_at(rest.rfind('/')? + 1);
     (!name.is_empty() && path.starts_with('/')).then_some((owner, path, name))

@@ -522,3 +522,30 @@ fn a_deny_in_a_session_policy_that_is_deleted_does_not_become_a_permission() {
     ask(&stage.iam, "DeletePolicy", json!({"PolicyArn": narrow})).unwrap();
     assert!(denied(encrypt(&session, &stage.key, b"x")));
 }
+
+#[test]
+fn an_arn_of_another_partition_does_not_go_past_a_deny() {
+    let stage = Stage::new();
+    let work = document(&json!([
+        {"Effect": "Allow", "Action": "*", "Resource": "*"},
+        {"Effect": "Deny", "Action": "sts:AssumeRole", "Resource": role_arn("keeper")},
+        {"Effect": "Deny", "Action": "iam:CreatePolicyVersion",
+         "Resource": format!("arn:aws:iam::{ACCOUNT}:policy/strong")},
+        {"Effect": "Deny", "Action": "iam:AttachUserPolicy", "Resource": "*",
+         "Condition": {"ArnEquals": {"iam:PolicyARN": format!("arn:aws:iam::{ACCOUNT}:policy/strong")}}}
+    ]));
+    let body = json!({"UserName": "alice", "PolicyName": "work", "PolicyDocument": work});
+    ask(&stage.iam, "PutUserPolicy", body).unwrap();
+    let body = json!({"PolicyName": "strong", "PolicyDocument": allow("kms:*")});
+    ask(&stage.iam, "CreatePolicy", body).unwrap();
+    let alice = stage.alice();
+    for partition in ["aws", "aws-cn", "aws-us-gov", ""] {
+        let assumed = stage.assume(&alice, json!({"RoleArn": role_arn("keeper").replace("aws", partition)}));
+        assert!(assumed.is_err(), "{partition}");
+        let arn = format!("arn:{partition}:iam::{ACCOUNT}:policy/strong");
+        let body = json!({"PolicyArn": arn, "PolicyDocument": allow("*"), "SetAsDefault": true});
+        assert!(ask(&alice, "CreatePolicyVersion", body).is_err(), "{partition}");
+        let body = json!({"UserName": "alice", "PolicyArn": arn});
+        assert!(ask(&alice, "AttachUserPolicy", body).is_err(), "{partition}");
+    }
+}

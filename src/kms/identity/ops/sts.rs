@@ -134,9 +134,11 @@ impl IdentityOperation for GetSessionTokenRequest {
 }
 
 impl AssumeRoleRequest {
+    /// Of one role there is one ARN: statements name it by that, and one of another partition would go past them.
     fn role(&self) -> Option<(AccountId, String)> {
-        match self.role_arn.parse() {
-            Ok(Principal::Role { account, name }) => Some((account, name)),
+        let named = self.role_arn.parse::<Principal>().ok().filter(|named| named.arn() == self.role_arn)?;
+        match named {
+            Principal::Role { account, name } => Some((account, name)),
             _ => None,
         }
     }
