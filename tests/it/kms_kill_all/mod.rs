@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kmsfs::audit::{ChainHead, Filter};
+use kmsfs::audit::{ChainHead, Filter, Found};
 use kmsfs::kms::identity::IdentitySession;
 use kmsfs::kms::{Clock, Home, Kms, Session};
 use serde_json::{Value, json};
@@ -324,6 +324,10 @@ impl Bed {
             IAM => iam.lookup_events(&filter).unwrap(),
             region => sessions[region].lookup_events(&filter).unwrap(),
         };
+        // A region may show what stands in the log of identities, under the numbers of that.
+        let of_identities =
+            |f: &Found| ["iam.amazonaws.com", "sts.amazonaws.com"].contains(&&*f.event.event_source);
+        found.retain(|found| of_identities(found) == (place == IAM));
         found.retain(|found| found.sequence > before && found.sequence <= head.sequence);
         found.reverse();
         found.iter().map(|found| serde_json::from_str(&found.json).unwrap()).collect()
