@@ -160,7 +160,10 @@ fn secrets_of_every_length_come_back_under_their_context_only() {
     let mut changed = sealed.clone();
     changed[90] ^= 1;
     refused(&with(&["decrypt"], &context), &changed, "InvalidCiphertextException", 3);
-    refused(&with(&["decrypt", "--key", "alias/aws/kmsfs"], &context), &sealed, "IncorrectKeyException", 3);
+    bed.run(["key", "create", "--alias", "alias/other"]);
+    refused(&with(&["decrypt", "--key", "alias/other"], &context), &sealed, "IncorrectKeyException", 3);
+    // Of a key that one may not use nothing is told, not even that it is another.
+    refused(&with(&["decrypt", "--key", "alias/aws/kmsfs"], &context), &sealed, "AccessDeniedException", 3);
     refused(&["encrypt", "--key", KEY], &[0; 4097], "ValidationException", 3);
     refused(&["encrypt", "--key", KEY], &[], "ValidationException", 3);
     refused(&["encrypt", "--key", KEY], &[0; 100_000], "4096", 2);

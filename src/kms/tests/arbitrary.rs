@@ -107,8 +107,7 @@ fn a_request_that_is_too_long_leaves_an_event_that_is_not() {
     let pairs = [("MaxItems".to_owned(), long)];
     assert!(iam.call_query("ListUsers", &pairs).is_err());
     let found = session.lookup_events(&Filter::default()).unwrap();
-    let of_iam = iam.lookup_events(&Filter::default()).unwrap();
-    for found in found.iter().chain(&of_iam) {
+    for found in &found {
         assert!(found.json.len() < 4096, "{}", found.json.len());
         let event: Value = serde_json::from_str(&found.json).unwrap();
         assert!(event["errorCode"].is_string(), "{event}");
@@ -116,7 +115,8 @@ fn a_request_that_is_too_long_leaves_an_event_that_is_not() {
             assert_eq!(event["requestParameters"]["omitted"], true, "{event}");
         }
     }
-    assert_eq!(found.len() + of_iam.len(), 3);
+    // IAM's stand among the home region's.
+    assert_eq!(found.len(), 3);
     assert!(session.verify_log(None).is_ok());
 }
 
