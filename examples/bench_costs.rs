@@ -83,7 +83,7 @@ fn measured(dir: &Path) -> Result<(), Fault> {
     done(identities.call_json("CreateUser", json!({"UserName": "alice"})))?;
     let put = json!({"UserName": "alice", "PolicyName": "use", "PolicyDocument": policy.to_string()});
     done(identities.call_json("PutUserPolicy", put))?;
-    let caller = kms.caller("user/alice").map_err(|e| e.message)?;
+    let caller = kms.caller("alice").map_err(|e| e.message)?;
     let alice = kms.session(caller.clone(), &region)?;
     let context = json!({"app": "mail", "tenant": "0123456789"});
     let asked = json!({"KeyId": key, "Plaintext": "eHh4eHh4eHg=", "EncryptionContext": context});
