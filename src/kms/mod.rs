@@ -31,6 +31,7 @@ mod schedule;
 mod service;
 mod session;
 mod siblings;
+mod signed;
 mod simulate;
 mod spec;
 mod state;

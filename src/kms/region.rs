@@ -20,9 +20,10 @@ use super::home::HomeError;
 use super::identity::Identities;
 use super::root::RootKey;
 use super::siblings::Siblings;
+use super::signed::Signer;
 use super::together::Record;
 use super::{KmsError, KmsErrorKind, events, imported, related, rows, schedule};
-use crate::audit::{self, AuditError, HeadKey};
+use crate::audit::{self, AuditError};
 use crate::iam::{AccountId, AliasName, KeyId, Region};
 use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
 
@@ -92,7 +93,7 @@ pub struct Core {
     /// Who there is, in all regions.
     pub identities: Arc<Identities>,
     generation: GenerationFile,
-    head_key: HeadKey,
+    signer: Signer,
     cache: RwLock<Cache>,
     default_policies: DefaultPolicies,
     commits: Commits,
@@ -100,8 +101,6 @@ pub struct Core {
     waiting: Mutex<Vec<Vec<u8>>>,
     /// They could not be written.
     stuck: AtomicBool,
-    /// The log has grown since its head was signed.
-    grown: AtomicBool,
 }
 
 #[derive(Default)]
@@ -131,7 +130,7 @@ impl Core {
         if !rows::belongs(&*store.read()?, &root, &region)? {
             return Err(HomeError::OtherRootKey { path: root_path.display().to_string() });
         }
-        let head_key = HeadKey::derive(root.expose())?;
+        let signer = Signer::new(root.expose())?;
         let core = Arc::new(Self {
             region,
             store,
@@ -142,14 +141,12 @@ impl Core {
             #[cfg(test)]
             stops: Mutex::default(),
             generation,
-            head_key,
+            signer,
             cache: RwLock::default(),
             default_policies: DefaultPolicies::default(),
             commits: Commits::default(),
             waiting: Mutex::default(),
             stuck: AtomicBool::new(false),
-            // A process that was killed may have left a head unsigned.
-            grown: AtomicBool::new(true),
         });
         core.reconcile()?;
         Ok(core)
@@ -285,7 +282,7 @@ impl Core {
 
     /// The log has events whose head is to be signed.
     pub fn has_grown(&self) {
-        self.grown.store(true, Ordering::Relaxed);
+        self.signer.has_grown();
     }
 
     /// Records an event about a file: within a second, or before this returns.
@@ -403,39 +400,19 @@ impl Core {
         Ok(())
     }
 
-    /// Syncs the log and signs its head.
     fn sign(&self) -> Result<(), AuditError> {
-        if !self.grown.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let signed = (|| {
-            let head = audit::head(&*self.store.read()?)?;
-            self.store.sync()?;
-            let mut tx = self.store.write(Durability::Soon)?;
-            if audit::advance_head(&mut *tx, &self.head_key, &head)? {
-                tx.commit()?;
-            }
-            Ok(())
-        })();
-        if signed.is_err() {
-            self.has_grown();
-        }
-        signed
+        self.signer.sign(&self.store)
     }
 
     /// Signs what the log holds by now; the end that is on disk and signed.
     pub fn signed_head(&self) -> Result<audit::ChainHead, AuditError> {
         self.flush().map_err(|e| StoreError::Engine(e.message))?;
-        // Another process may have written.
-        self.has_grown();
-        self.sign()?;
-        let head = audit::signed_head(&*self.store.read()?, &self.head_key)?;
-        Ok(head.unwrap_or(audit::ChainHead::EMPTY))
+        self.signer.signed_head(&self.store)
     }
 
     /// Checks the log; the end of it.
     pub fn verify_log(&self, pinned: Option<audit::ChainHead>) -> Result<audit::ChainHead, AuditError> {
-        audit::verify(&*self.store.read()?, &self.head_key, pinned)
+        self.signer.verify(&self.store, pinned)
     }
 
     /// Events that a filter lets through.

@@ -23,7 +23,6 @@ use std::ops::Deref;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::authority::{Authority, allows_nothing};
 use super::credential::Known;
-use crate::audit::{self, AuditError, HeadKey};
+use crate::audit::{self, AuditError};
 use crate::crypto::kdf::PassphraseCost;
 use crate::crypto::{SecretVec, labels};
 use crate::iam::directory::{self, NamedPolicy, Standing};
@@ -40,6 +39,7 @@ use crate::kms::commit::Commits;
 use crate::kms::generation::GenerationFile;
 use crate::kms::root::RootKey;
 use crate::kms::session::Caller;
+use crate::kms::signed::Signer;
 use crate::kms::{Clock, HomeError, KmsError, KmsErrorKind, rows};
 use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
 
@@ -85,9 +85,8 @@ pub struct Core {
     /// Wraps the secrets of access keys.
     pub root: RootKey,
     generation: GenerationFile,
-    head_key: HeadKey,
+    signer: Signer,
     commits: Commits,
-    grown: AtomicBool,
     cache: RwLock<Cache>,
 }
 
@@ -275,15 +274,13 @@ impl Identities {
         }
         let generation = path.join("generation");
         let generation = GenerationFile::open(&generation).map_err(|e| file(&generation, e))?;
-        let head_key = HeadKey::derive(root.expose())?;
+        let signer = Signer::new(root.expose())?;
         let core = Arc::new(Core {
             store,
             root,
             generation,
-            head_key,
+            signer,
             commits: Commits::default(),
-            // A process that was killed may have left a head unsigned.
-            grown: AtomicBool::new(true),
             cache: RwLock::default(),
         });
         core.reconcile().map_err(|e| StoreError::Engine(e.message))?;
@@ -445,41 +442,21 @@ impl Core {
 
     /// The log has events whose head is to be signed.
     pub fn has_grown(&self) {
-        self.grown.store(true, Ordering::Relaxed);
+        self.signer.has_grown();
     }
 
-    /// Syncs the log and signs its head.
     fn sign(&self) -> Result<(), AuditError> {
-        if !self.grown.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let signed = (|| {
-            let head = audit::head(&*self.store.read()?)?;
-            self.store.sync()?;
-            let mut tx = self.store.write(Durability::Soon)?;
-            if audit::advance_head(&mut *tx, &self.head_key, &head)? {
-                tx.commit()?;
-            }
-            Ok(())
-        })();
-        if signed.is_err() {
-            self.has_grown();
-        }
-        signed
+        self.signer.sign(&self.store)
     }
 
     /// Signs what the log holds by now; the end that is on disk and signed.
     pub fn signed_head(&self) -> Result<audit::ChainHead, AuditError> {
-        // Another process may have written.
-        self.has_grown();
-        self.sign()?;
-        let head = audit::signed_head(&*self.store.read()?, &self.head_key)?;
-        Ok(head.unwrap_or(audit::ChainHead::EMPTY))
+        self.signer.signed_head(&self.store)
     }
 
     /// Checks the log; the end of it.
     pub fn verify_log(&self, pinned: Option<audit::ChainHead>) -> Result<audit::ChainHead, AuditError> {
-        audit::verify(&*self.store.read()?, &self.head_key, pinned)
+        self.signer.verify(&self.store, pinned)
     }
 
     /// Events that a filter lets through.
