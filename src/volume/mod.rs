@@ -8,6 +8,7 @@ pub mod content;
 mod core;
 pub mod descriptor;
 pub mod disk;
+mod each;
 pub mod epoch;
 mod error;
 mod file;

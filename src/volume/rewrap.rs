@@ -4,31 +4,26 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
 
 use parking_lot::Mutex;
 
 use super::descriptor::{self, DESCRIPTOR, Descriptor, LOCK, PRIVATE_DIR};
-use super::disk::{BackingFile, Change, Dir, Kind, Time};
+use super::disk::{BackingFile, Change, Dir, Time};
+use super::each::{each_file, walk};
 use super::epoch;
 use super::error::{Attempt, Result, VolumeError};
 use super::files::read_header;
 use super::header::{self, Header, WrappedKey};
 use super::keys::{VolumeId, VolumeKey, VolumeKeys, file_context, volume_context};
 use super::layout::PAGE;
-use super::names::{EntryClass, classify};
 use crate::crypto::Secret;
 use crate::kms::blob::CiphertextBlob;
 use crate::kms::{EncryptionContext, KeyService};
 
+pub use super::each::{Failure, Failures};
+
 /// The key service of a region, for keys that are not in the one where the rewrapped keys shall be.
 pub type Regions<'a> = dyn Fn(&str) -> Result<Arc<dyn KeyService>> + Sync + 'a;
-
-/// Files that a thread takes at once.
-const BATCH: usize = 32;
-/// Failures that are kept with their reasons.
-const TOLD: usize = 10;
 
 /// What to rewrap, and how.
 #[derive(Debug, Clone)]
@@ -44,34 +39,6 @@ pub struct Options {
     pub dry_run: bool,
     /// Threads that ask the key service.
     pub threads: usize,
-}
-
-/// What could not be done.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Failure {
-    /// In the backing directory, from the volume's root.
-    pub path: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// Failures: how many, and the first few.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Failures {
-    /// All.
-    pub count: u64,
-    /// At most ten.
-    pub first: Vec<Failure>,
-}
-
-impl Failures {
-    fn add(&mut self, path: &[u8], error: &VolumeError) {
-        self.count += 1;
-        if self.first.len() < TOLD {
-            let path = String::from_utf8_lossy(path).into_owned();
-            self.first.push(Failure { path, reason: error.to_string() });
-        }
-    }
 }
 
 /// What was done, or would be.
@@ -342,114 +309,4 @@ fn open_to_write(dir: &dyn Dir, name: &[u8]) -> Result<Arc<dyn BackingFile>> {
     let opened = dir.open_file(name, true);
     set(perm).on_entry(what)?;
     opened.on_entry(what)
-}
-
-/// What is done with a file of a directory.
-type Work<'a> = dyn Fn(&dyn Dir, &[u8]) -> Result<()> + Sync + 'a;
-
-/// A directory to go through: one with its path from the root, or the name of one below that.
-type Waiting = (Arc<dyn Dir>, Arc<[u8]>, Option<Vec<u8>>);
-
-/// A directory with its path from the root, and names of files in it.
-type Found<'a> = &'a mut dyn FnMut(&Arc<dyn Dir>, &Arc<[u8]>, Vec<Vec<u8>>);
-
-/// Goes through a tree without knowing its names. What cannot be looked into is given to `failed`.
-fn walk(
-    root: &Arc<dyn Dir>,
-    below: &[Vec<u8>],
-    found: Found,
-    failed: &mut dyn FnMut(&[u8], &VolumeError),
-) -> Result<()> {
-    let mut start = root.clone();
-    let mut path: Arc<[u8]> = Arc::default();
-    for name in below {
-        if start.stat_at(name).on_entry("looking for what to go through")?.kind == Kind::File {
-            found(&start, &path, vec![name.clone()]);
-            return Ok(());
-        }
-        start = start.open_dir(name).on_entry("looking for what to go through")?;
-        path = joined(&path, name);
-    }
-    // Directories that wait are not open, only those above them.
-    let mut waiting: Vec<Waiting> = vec![(start, path, None)];
-    while let Some((parent, path, name)) = waiting.pop() {
-        let (dir, path) = match name {
-            None => (parent, path),
-            Some(name) => {
-                let path = joined(&path, &name);
-                match parent.open_dir(&name).on_entry("opening a directory") {
-                    Ok(dir) => (dir, path),
-                    Err(error) => {
-                        failed(&path, &error);
-                        continue;
-                    }
-                }
-            }
-        };
-        let entries = match dir.entries().attempt("listing a directory") {
-            Ok(entries) => entries,
-            Err(error) => {
-                failed(&path, &error);
-                continue;
-            }
-        };
-        let mut files = Vec::new();
-        for entry in entries {
-            match (classify(&entry.name), entry.kind) {
-                (EntryClass::Name | EntryClass::Long, Kind::File) => files.push(entry.name),
-                (EntryClass::Name | EntryClass::Long, Kind::Directory) => {
-                    waiting.push((dir.clone(), path.clone(), Some(entry.name)));
-                }
-                _ => {}
-            }
-        }
-        if !files.is_empty() {
-            found(&dir, &path, files);
-        }
-    }
-    Ok(())
-}
-
-fn joined(path: &[u8], name: &[u8]) -> Arc<[u8]> {
-    if path.is_empty() { name.into() } else { [path, b"/", name].concat().into() }
-}
-
-/// Does something with every file, in several threads. One that is gone meanwhile is none; what else fails is told.
-fn each_file(root: &Arc<dyn Dir>, below: &[Vec<u8>], threads: usize, work: &Work) -> Result<Failures> {
-    type Batch = (Arc<dyn Dir>, Arc<[u8]>, Vec<Vec<u8>>);
-    let failures = Mutex::new(Failures::default());
-    let threads = threads.max(1);
-    let (give, take) = mpsc::sync_channel::<Batch>(threads);
-    let take = Mutex::new(take);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let next = || take.lock().recv();
-                while let Ok((dir, path, names)) = next() {
-                    for name in names {
-                        match work(&*dir, &name) {
-                            Err(error) if !error.is_not_found() => {
-                                failures.lock().add(&joined(&path, &name), &error);
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-            });
-        }
-        let walked = walk(
-            root,
-            below,
-            &mut |dir, path, names| {
-                for names in names.chunks(BATCH) {
-                    // Fails only if all threads are gone, which then panicked and are told of by the scope.
-                    let _ = give.send((dir.clone(), path.clone(), names.to_vec()));
-                }
-            },
-            &mut |path, error| failures.lock().add(path, error),
-        );
-        drop(give);
-        walked
-    })?;
-    Ok(failures.into_inner())
 }
