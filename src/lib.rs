@@ -1,7 +1,7 @@
 //! kmsfs: an encrypted directory in which every file is its own envelope.
 //!
 //! The layers, lowest first; a layer names only layers below it (docs/architecture.md):
-//! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `api`, `cli`.
+//! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `api`, `snapshot`, `cli`.
 
 pub mod api;
 pub mod audit;
@@ -10,5 +10,6 @@ pub mod crypto;
 pub mod iam;
 pub mod kms;
 pub mod mount;
+pub mod snapshot;
 pub mod store;
 pub mod volume;

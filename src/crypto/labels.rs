@@ -12,6 +12,8 @@ pub const VOLUME_XATTR_VALUES: &[u8] = b"kmsfs/1 xattr values";
 pub const VOLUME_DESCRIPTOR: &[u8] = b"kmsfs/1 descriptor";
 /// Authenticates the epoch marker.
 pub const VOLUME_EPOCH: &[u8] = b"kmsfs/1 epoch";
+/// Authenticates the descriptors of the volume's snapshots.
+pub const VOLUME_SNAPSHOT: &[u8] = b"kmsfs/1 snapshot";
 /// The salt of every file's keys.
 pub const VOLUME_FILE_SALT: &[u8] = b"kmsfs/1 file salt";
 

@@ -36,6 +36,7 @@ pub struct VolumeKeys {
     pub(super) xattr_values: Secret<32>,
     pub(super) descriptor: Secret<32>,
     pub(super) epoch: Secret<32>,
+    snapshot: Secret<32>,
     file_salt: Secret<32>,
 }
 
@@ -52,8 +53,14 @@ impl VolumeKeys {
             xattr_values: mac(labels::VOLUME_XATTR_VALUES)?,
             descriptor: mac(labels::VOLUME_DESCRIPTOR)?,
             epoch: mac(labels::VOLUME_EPOCH)?,
+            snapshot: mac(labels::VOLUME_SNAPSHOT)?,
             file_salt: mac(labels::VOLUME_FILE_SALT)?,
         })
+    }
+
+    /// Key of the MAC over the descriptors of the volume's snapshots.
+    pub fn snapshot(&self) -> &[u8; 32] {
+        self.snapshot.expose()
     }
 }
 

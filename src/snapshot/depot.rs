@@ -1,0 +1,377 @@
+//! Where snapshots are kept: a few objects, each written once and visible only whole. A directory here; a bucket can be
+//! another.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::error::{On, Result, SnapshotError};
+use crate::crypto::random;
+use crate::volume::disk::BackingFile;
+
+/// Directory of snapshots.
+pub const SNAPSHOTS: &str = "snapshots";
+/// Directory of packs.
+pub const PACKS: &str = "packs";
+
+/// Path of a snapshot's descriptor.
+pub fn descriptor_path(name: &str) -> String {
+    format!("{SNAPSHOTS}/{name}/snapshot.json")
+}
+
+/// Path of a snapshot's manifest.
+pub fn manifest_path(name: &str) -> String {
+    format!("{SNAPSHOTS}/{name}/manifest")
+}
+
+/// Path of a pack.
+pub fn pack_path(id: &[u8; 16]) -> String {
+    format!("{PACKS}/{}", hex::encode(id))
+}
+
+/// A place for snapshots. Paths are relative, with `/` between components that this layer made or checked. An object that
+/// stands is never changed; it is replaced or deleted whole.
+pub trait Depot: Send + Sync {
+    /// For people: a path or a URL.
+    fn location(&self) -> String;
+    /// Bytes of an object; [`SnapshotError::is_not_found`] if there is none.
+    fn len(&self, path: &str) -> Result<u64>;
+    /// Reads until `buf` is full or the object ends; the number of bytes read.
+    fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize>;
+    /// Begins an object. It is visible, and durable, once [`Sink::finish`] has returned; dropped before, it never was.
+    fn create(&self, path: &str) -> Result<Box<dyn Sink>>;
+    /// The last components of what stands directly below `prefix`, sorted; empty if there is nothing.
+    fn list(&self, prefix: &str) -> Result<Vec<String>>;
+    /// Deletes an object, durably; none is no error. A directory that it leaves empty goes too.
+    fn delete(&self, path: &str) -> Result<()>;
+    /// Takes away what cut writes left. To be called under [`Self::lock`].
+    fn sweep(&self) -> Result<()>;
+    /// Excludes other writers until the answer is dropped, or the process dies; [`SnapshotError::Busy`] if there is one.
+    /// A store that has no locks answers at once: there, one writer at a time is the caller's matter.
+    fn lock(&self) -> Result<Box<dyn Send + Sync>>;
+
+    /// A whole small object.
+    fn get(&self, path: &str, max: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; max + 1];
+        let read = self.read_at(path, 0, &mut bytes)?;
+        if read > max {
+            return Err(SnapshotError::damaged(format!("{path} in {} is too long", self.location())));
+        }
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Writes a whole small object, replacing what stands there.
+    fn put(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let mut sink = self.create(path)?;
+        sink.write_all(bytes).on("writing", path)?;
+        sink.finish()
+    }
+}
+
+/// An object that is being written.
+pub trait Sink: Write + Send {
+    /// Appends `len` bytes of `file` without moving them, where the depot and the backing share storage that can
+    /// (reflinks). False: nothing was done, write them.
+    fn share(&mut self, file: &dyn BackingFile, offset: u64, len: u64) -> io::Result<bool> {
+        let _ = (file, offset, len);
+        Ok(false)
+    }
+
+    /// Reads back what was written or shared so far.
+    fn read_back(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let _ = (offset, buf);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes the object visible and durable.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// Prefix of objects that are not whole yet.
+const TEMPORARY: &str = "tmp.";
+const LOCK: &str = "lock";
+
+/// A depot in a directory of this machine.
+pub struct DirDepot {
+    root: PathBuf,
+}
+
+impl DirDepot {
+    /// A depot that stands, or an empty directory that shall be one.
+    pub fn open(root: &Path) -> Result<Self> {
+        let there = fs::metadata(root).on("opening the depot", &root.display().to_string())?;
+        if !there.is_dir() {
+            let source = io::ErrorKind::NotADirectory.into();
+            return Err(SnapshotError::Depot {
+                what: "opening the depot",
+                path: root.display().to_string(),
+                source,
+            });
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The same; the directory is made if it is absent (its parent is not).
+    pub fn create(root: &Path) -> Result<Self> {
+        make_dir(root).on("making the depot", &root.display().to_string())?;
+        Self::open(root)
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn shown(&self, path: &str) -> String {
+        self.root.join(path).display().to_string()
+    }
+
+    fn file(&self, path: &str) -> Result<File> {
+        File::open(self.root.join(path)).on("opening", &self.shown(path))
+    }
+}
+
+/// mkdir, durable; standing is no error.
+fn make_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => sync_dir(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+impl Depot for DirDepot {
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn len(&self, path: &str) -> Result<u64> {
+        Ok(fs::metadata(self.root.join(path)).on("looking for", &self.shown(path))?.len())
+    }
+
+    fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        read_full(&self.file(path)?, offset, buf).on("reading", &self.shown(path))
+    }
+
+    fn create(&self, path: &str) -> Result<Box<dyn Sink>> {
+        let shown = self.shown(path);
+        let what = "creating";
+        let target = self.root.join(path);
+        let mut dir = self.root.clone();
+        for component in Path::new(path).parent().into_iter().flat_map(Path::components) {
+            dir.push(component);
+            make_dir(&dir).on(what, &shown)?;
+        }
+        let temporary = dir.join(format!("{TEMPORARY}{}", hex::encode(random::<16>()?)));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary);
+        Ok(Box::new(DirSink {
+            file: file.on(what, &shown)?,
+            written: 0,
+            temporary: Some(temporary),
+            target,
+            dir,
+        }))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let entries = match fs::read_dir(self.root.join(prefix)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
+            entries => entries.on("listing", &self.shown(prefix))?,
+        };
+        for entry in entries {
+            let name = entry.on("listing", &self.shown(prefix))?.file_name();
+            // What is not UTF-8 is none of ours.
+            names.extend(name.into_string().ok().filter(|name| !name.starts_with(TEMPORARY)));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn delete(&self, path: &str) -> Result<()> {
+        let target = self.root.join(path);
+        let shown = self.shown(path);
+        match fs::remove_file(&target) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.on("deleting", &shown)?,
+        }
+        let Some(dir) = target.parent().filter(|dir| dir.starts_with(&self.root) && *dir != self.root) else {
+            return Ok(());
+        };
+        match sync_dir(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            synced => synced.on("deleting", &shown)?,
+        }
+        // It may hold others, which is no error; what is left empty by a power cut is no snapshot.
+        let _ = fs::remove_dir(dir);
+        Ok(())
+    }
+
+    fn sweep(&self) -> Result<()> {
+        let mut dirs = vec![self.root.clone(), self.root.join(PACKS)];
+        for name in self.list(SNAPSHOTS)? {
+            dirs.push(self.root.join(SNAPSHOTS).join(name));
+        }
+        for dir in dirs {
+            let shown = dir.display().to_string();
+            let entries = match fs::read_dir(&dir) {
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    continue;
+                }
+                entries => entries.on("sweeping", &shown)?,
+            };
+            for entry in entries {
+                let entry = entry.on("sweeping", &shown)?;
+                if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+                    fs::remove_file(entry.path()).on("sweeping", &entry.path().display().to_string())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<Box<dyn Send + Sync>> {
+        let path = self.root.join(LOCK);
+        let shown = path.display().to_string();
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = file.on("locking", &shown)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Box::new(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(SnapshotError::Busy(self.location())),
+            Err(e) => Err(io::Error::from(e)).on("locking", &shown),
+        }
+    }
+}
+
+/// pread until the buffer is full or the file ends.
+fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+struct DirSink {
+    file: File,
+    written: u64,
+    /// None once it is renamed.
+    temporary: Option<PathBuf>,
+    target: PathBuf,
+    dir: PathBuf,
+}
+
+impl Write for DirSink {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        // At its own offset: shared ranges do not move the descriptor's.
+        let written = self.file.write_at(buf, self.written)?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink for DirSink {
+    fn read_back(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        read_full(&self.file, offset, buf)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        let shown = self.target.display().to_string();
+        let temporary = self.temporary.as_ref();
+        self.file.sync_all().on("syncing", &shown)?;
+        if let Some(temporary) = temporary {
+            fs::rename(temporary, &self.target).on("naming", &shown)?;
+        }
+        self.temporary = None;
+        sync_dir(&self.dir).on("syncing the directory of", &shown)
+    }
+}
+
+impl Drop for DirSink {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Best effort: what stays is swept.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_there_whole_or_not_at_all() {
+        let temp = tempfile::tempdir().unwrap();
+        let depot = DirDepot::create(&temp.path().join("depot")).unwrap();
+        assert_eq!(depot.list(PACKS).unwrap(), Vec::<String>::new());
+        let pack = pack_path(&[7; 16]);
+        let mut sink = depot.create(&pack).unwrap();
+        sink.write_all(b"half").unwrap();
+        let mut back = [0; 9];
+        assert_eq!((sink.read_back(1, &mut back).unwrap(), &back[..3]), (3, &b"alf"[..]));
+        assert!(depot.len(&pack).unwrap_err().is_not_found());
+        assert_eq!(depot.list(PACKS).unwrap(), Vec::<String>::new());
+        drop(sink);
+        assert_eq!(fs::read_dir(temp.path().join("depot/packs")).unwrap().count(), 0);
+        let mut sink = depot.create(&pack).unwrap();
+        sink.write_all(b"all of it").unwrap();
+        sink.finish().unwrap();
+        assert_eq!(depot.len(&pack).unwrap(), 9);
+        let mut buf = [0; 20];
+        assert_eq!(depot.read_at(&pack, 4, &mut buf).unwrap(), 5);
+        assert_eq!(&buf[..5], b"of it");
+        assert_eq!(depot.list(PACKS).unwrap(), [hex::encode([7; 16])]);
+        assert!(matches!(depot.get(&pack, 8), Err(SnapshotError::Damaged(_))));
+        assert_eq!(depot.get(&pack, 9).unwrap(), b"all of it");
+        depot.delete(&pack).unwrap();
+        depot.delete(&pack).unwrap();
+        assert!(depot.len(&pack).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept() {
+        let temp = tempfile::tempdir().unwrap();
+        let depot = DirDepot::open(temp.path()).unwrap();
+        depot.put(&descriptor_path("one"), b"{}").unwrap();
+        for path in [descriptor_path("two"), pack_path(&[1; 16])] {
+            // As after kill -9: not dropped.
+            std::mem::forget(depot.create(&path).unwrap());
+        }
+        depot.sweep().unwrap();
+        assert_eq!(depot.list("snapshots/one").unwrap(), ["snapshot.json"]);
+        for dir in ["snapshots/two", "packs"] {
+            assert_eq!(fs::read_dir(temp.path().join(dir)).unwrap().count(), 0, "{dir}");
+        }
+        depot.delete(&descriptor_path("one")).unwrap();
+        assert!(!temp.path().join("snapshots/one").exists());
+    }
+
+    #[test]
+    fn one_writer_at_a_time() {
+        let temp = tempfile::tempdir().unwrap();
+        let depot = DirDepot::open(temp.path()).unwrap();
+        let held = depot.lock().unwrap();
+        assert!(matches!(DirDepot::open(temp.path()).unwrap().lock(), Err(SnapshotError::Busy(_))));
+        drop(held);
+        depot.lock().unwrap();
+    }
+}

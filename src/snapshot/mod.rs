@@ -1,0 +1,10 @@
+//! Layer 7: the archive. A snapshot is a faithful capture of a volume's backing tree (encrypted names, wrapped keys as
+//! they stand), kept in a [`depot`]: a [`descriptor`] in the clear, a [`manifest`] in the volume's own file format, and
+//! packs of ciphertext pages that snapshots share. docs/format.md, "Snapshots", gives the bytes.
+
+pub mod depot;
+pub mod descriptor;
+mod error;
+pub mod manifest;
+
+pub use error::{Result, SnapshotError};
