@@ -9,15 +9,12 @@ use super::error::{Attempt, Result, VolumeError};
 use super::files::read_header;
 use super::header::{Header, SPARSE};
 use super::keys::file_context;
-use super::names;
+use super::names::{self, NATIVE_XATTRS};
 use super::nodes::{Directory, Node};
 use super::types::{Attr, Caller, Envelope, EnvelopeKey, HandleId, NodeId, ROOT, SetAttr};
 
 /// An attribute that is made up: the file's envelope as JSON.
 pub const ENVELOPE: &[u8] = b"user.kmsfs.envelope";
-
-/// POSIX ACLs are native and in the clear, as modes are.
-const NATIVE: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// How an attribute is kept.
 enum XattrClass {
@@ -27,7 +24,7 @@ enum XattrClass {
 }
 
 fn classify_xattr(name: &[u8]) -> Result<XattrClass> {
-    if NATIVE.contains(&name) {
+    if NATIVE_XATTRS.contains(&name) {
         Ok(XattrClass::Native)
     } else if name == ENVELOPE {
         Ok(XattrClass::MadeUp)
@@ -257,7 +254,7 @@ impl Core {
         let node = self.nodes.get(node)?;
         let stored = self.on_object(&node, |file| file.list_xattr(), |dir, entry| dir.list_xattr(entry))?;
         let lost = self.lost_its_header(&node)?;
-        let plain = stored.into_iter().filter_map(|name| match NATIVE.contains(&&name[..]) {
+        let plain = stored.into_iter().filter_map(|name| match NATIVE_XATTRS.contains(&&name[..]) {
             true => Some(name),
             false if lost => None,
             false => self.keys.decode_xattr_name(&name),

@@ -27,6 +27,7 @@ pub mod rewrap;
 #[cfg(test)]
 mod sample;
 pub mod sealed;
+pub mod transcode;
 mod tree;
 mod types;
 

@@ -18,6 +18,8 @@ pub const TARGET_MAX: usize = 4095;
 pub const DIR_ID: &[u8] = b"kmsfs.dir";
 /// Prefix of encrypted attribute names.
 pub const XATTR_PREFIX: &[u8] = b"user.kmsfs.";
+/// POSIX ACLs are native and in the clear, as modes are.
+pub const NATIVE_XATTRS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 const LONG: &[u8] = b"long.";
 const LONG_NAME: &[u8] = b".name";
 const TEMPORARY: &[u8] = b"tmp.";
@@ -139,14 +141,19 @@ impl VolumeKeys {
         Ok(name)
     }
 
-    /// The text of a symbolic link's target.
+    /// The text of a symbolic link's target, wherever it will stand.
+    pub(super) fn encode_target_text(&self, target: &[u8]) -> Result<Vec<u8>> {
+        let nonce: [u8; 16] = random()?;
+        let sealed = self.symlinks.seal(&[&nonce], target)?;
+        Ok(base64url(&[&nonce[..], &sealed].concat()))
+    }
+
+    /// The text of a symbolic link's target, and where it stands.
     pub fn encode_target(&self, target: &[u8]) -> Result<StoredTarget> {
         if target.len() > TARGET_MAX {
             return Err(VolumeError::NameTooLong);
         }
-        let nonce: [u8; 16] = random()?;
-        let sealed = self.symlinks.seal(&[&nonce], target)?;
-        let text = base64url(&[&nonce[..], &sealed].concat());
+        let text = self.encode_target_text(target)?;
         if text.len() <= BACKING_TARGET_MAX {
             return Ok(StoredTarget { target: text, overflow: Vec::new() });
         }
