@@ -225,6 +225,23 @@ fn data_key(answer: <GenerateDataKeyRequest as Operation>::Response) -> DataKey 
     DataKey { key_arn: answer.key_id, ciphertext: answer.ciphertext_blob, plaintext: answer.plaintext }
 }
 
+fn decrypt_request(key_id: Option<&str>, ciphertext: &[u8], context: &EncryptionContext) -> DecryptRequest {
+    DecryptRequest {
+        ciphertext_blob: ciphertext.to_vec(),
+        encryption_context: context.clone(),
+        key_id: key_id.map(str::to_owned),
+        ..DecryptRequest::default()
+    }
+}
+
+fn decrypted(answer: <DecryptRequest as Operation>::Response) -> Decrypted {
+    Decrypted {
+        key_arn: answer.key_id,
+        key_material_id: answer.key_material_id,
+        plaintext: answer.plaintext,
+    }
+}
+
 /// What came of one attempt.
 enum Attempt<T> {
     /// Recorded and to be answered.
@@ -493,20 +510,19 @@ impl KeyService for Session {
         ciphertext: &[u8],
         context: &EncryptionContext,
     ) -> Result<Decrypted, KmsError> {
-        let answer = self.enter(
-            Some(SERVICE),
-            &DecryptRequest {
-                ciphertext_blob: ciphertext.to_vec(),
-                encryption_context: context.clone(),
-                key_id: key_id.map(str::to_owned),
-                ..DecryptRequest::default()
-            },
-        )?;
-        Ok(Decrypted {
-            key_arn: answer.key_id,
-            key_material_id: answer.key_material_id,
-            plaintext: answer.plaintext,
-        })
+        Ok(decrypted(self.enter(Some(SERVICE), &decrypt_request(key_id, ciphertext, context))?))
+    }
+
+    fn decrypt_all(
+        &self,
+        wrapped: &[(&str, &[u8], &EncryptionContext)],
+    ) -> Result<Vec<Decrypted>, KmsError> {
+        let requests = wrapped.iter().map(|(key_id, blob, context)| decrypt_request(Some(key_id), blob, context));
+        let requests: Vec<_> = requests.collect();
+        if let Some(answers) = self.enter_together(&requests)? {
+            return Ok(answers.into_iter().map(decrypted).collect());
+        }
+        wrapped.iter().map(|(key_id, blob, context)| self.decrypt(Some(key_id), blob, context)).collect()
     }
 
     fn re_encrypt(

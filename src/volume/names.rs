@@ -142,9 +142,8 @@ impl VolumeKeys {
     }
 
     /// The text of a symbolic link's target, wherever it will stand.
-    pub(super) fn encode_target_text(&self, target: &[u8]) -> Result<Vec<u8>> {
-        let nonce: [u8; 16] = random()?;
-        let sealed = self.symlinks.seal(&[&nonce], target)?;
+    pub(super) fn encode_target_text(&self, nonce: &[u8; 16], target: &[u8]) -> Result<Vec<u8>> {
+        let sealed = self.symlinks.seal(&[nonce], target)?;
         Ok(base64url(&[&nonce[..], &sealed].concat()))
     }
 
@@ -153,7 +152,7 @@ impl VolumeKeys {
         if target.len() > TARGET_MAX {
             return Err(VolumeError::NameTooLong);
         }
-        let text = self.encode_target_text(target)?;
+        let text = self.encode_target_text(&random()?, target)?;
         if text.len() <= BACKING_TARGET_MAX {
             return Ok(StoredTarget { target: text, overflow: Vec::new() });
         }
@@ -165,9 +164,15 @@ impl VolumeKeys {
 
     /// The plaintext of the text of a target.
     pub fn decode_target(&self, text: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.decode_target_text(text)?.1)
+    }
+
+    /// The same, with the nonce.
+    pub(super) fn decode_target_text(&self, text: &[u8]) -> Result<([u8; 16], Vec<u8>)> {
         let bytes = unbase64url(text)?;
-        let opened =
-            bytes.split_first_chunk::<16>().and_then(|(n, sealed)| self.symlinks.open(&[n], sealed).ok());
+        let opened = bytes
+            .split_first_chunk::<16>()
+            .and_then(|(nonce, sealed)| Some((*nonce, self.symlinks.open(&[nonce], sealed).ok()?)));
         opened.ok_or_else(|| VolumeError::damaged("a symbolic link's target does not authenticate"))
     }
 

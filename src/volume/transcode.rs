@@ -243,9 +243,12 @@ impl Rename<'_> {
         self.to.encode_name(to, &self.from.decode_name(from, full)?)
     }
 
-    /// The text of a symbolic link's target; where it stands in pieces, all of them together. The new one is as long.
+    /// The text of a symbolic link's target; where it stands in pieces, all of them together. The new one is as long, and
+    /// the same whenever it is asked for: it keeps the nonce. Under one key that is as random as before, and AES-SIV takes
+    /// no harm from one that comes twice.
     pub fn target(&self, text: &[u8]) -> Result<Vec<u8>> {
-        self.to.encode_target_text(&self.from.decode_target(text)?)
+        let (nonce, target) = self.from.decode_target_text(text)?;
+        self.to.encode_target_text(&nonce, &Zeroizing::new(target))
     }
 
     /// A file's or directory's attributes as the backing has them: name and value. `from` is the owner's id, `to` the
