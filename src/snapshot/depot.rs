@@ -3,6 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -79,12 +80,6 @@ pub trait Sink: Write + Send {
     fn share(&mut self, file: &dyn BackingFile, offset: u64, len: u64) -> io::Result<bool> {
         let _ = (file, offset, len);
         Ok(false)
-    }
-
-    /// Reads back what was written or shared so far.
-    fn read_back(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let _ = (offset, buf);
-        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Makes the object visible and durable.
@@ -175,6 +170,7 @@ impl Depot for DirDepot {
         Ok(Box::new(DirSink {
             file: file.on(what, &shown)?,
             written: 0,
+            copies: false,
             temporary: Some(temporary),
             target,
             dir,
@@ -269,6 +265,8 @@ fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
 struct DirSink {
     file: File,
     written: u64,
+    /// Ranges cannot be shared with the files they come from.
+    copies: bool,
     /// None once it is renamed.
     temporary: Option<PathBuf>,
     target: PathBuf,
@@ -289,8 +287,21 @@ impl Write for DirSink {
 }
 
 impl Sink for DirSink {
-    fn read_back(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        read_full(&self.file, offset, buf)
+    fn share(&mut self, file: &dyn BackingFile, offset: u64, len: u64) -> io::Result<bool> {
+        if self.copies {
+            return Ok(false);
+        }
+        match file.clone_range(offset, len, self.file.as_fd(), self.written) {
+            Ok(()) => {
+                self.written += len;
+                Ok(true)
+            }
+            // Another filesystem, or one without reflinks, or without room for them: whoever asks copies.
+            Err(_) => {
+                self.copies = true;
+                Ok(false)
+            }
+        }
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
@@ -326,8 +337,6 @@ mod tests {
         let pack = pack_path(&[7; 16]);
         let mut sink = depot.create(&pack).unwrap();
         sink.write_all(b"half").unwrap();
-        let mut back = [0; 9];
-        assert_eq!((sink.read_back(1, &mut back).unwrap(), &back[..3]), (3, &b"alf"[..]));
         assert!(depot.len(&pack).unwrap_err().is_not_found());
         assert_eq!(depot.list(PACKS).unwrap(), Vec::<String>::new());
         drop(sink);

@@ -504,6 +504,7 @@ impl Writing {
 pub struct Manifest {
     content: Arc<Content>,
     packs: Vec<Pack>,
+    pages: Vec<u64>,
     snapshot: Id,
 }
 
@@ -527,6 +528,7 @@ impl Manifest {
         Ok(Self {
             content: Arc::new(content),
             packs: descriptor.packs.clone(),
+            pages: descriptor.packs.iter().map(|pack| pack.pages).collect(),
             snapshot: descriptor.snapshot_id,
         })
     }
@@ -545,8 +547,7 @@ impl Manifest {
         let mut buffer = Vec::new();
         match take(&mut ContentReader::small(self.content.clone(), offset), &mut buffer)? {
             Record::Entry(entry) => {
-                let packs: Vec<u64> = self.packs.iter().map(|pack| pack.pages).collect();
-                check(&entry, Some(&packs))?;
+                check(&entry, Some(&self.pages))?;
                 Ok(entry)
             }
             Record::Head { .. } | Record::End { .. } => Err(SnapshotError::damaged("no entry stands there")),

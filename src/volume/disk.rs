@@ -4,6 +4,7 @@
 
 use std::any::Any;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// What kind of object an entry is.
@@ -241,6 +242,11 @@ pub trait BackingFile: Send + Sync {
     fn change(&self, change: &Change) -> io::Result<()>;
     /// SEEK_DATA at or after `offset`; None if only a hole follows. A backing without it answers `offset`.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
+    /// FICLONERANGE: lets `to` have a range of this file from `at` on without copying it, where the filesystem can.
+    fn clone_range(&self, offset: u64, len: u64, to: BorrowedFd, at: u64) -> io::Result<()> {
+        let _ = (offset, len, to, at);
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// fgetxattr.
     fn get_xattr(&self, attr: &[u8]) -> io::Result<Vec<u8>>;
     /// fsetxattr.

@@ -350,6 +350,20 @@ impl BackingFile for HostFile {
         }
     }
 
+    fn clone_range(&self, offset: u64, len: u64, to: BorrowedFd, at: u64) -> io::Result<()> {
+        let range = libc::file_clone_range {
+            src_fd: self.0.as_raw_fd().into(),
+            src_offset: offset,
+            src_length: len,
+            dest_offset: at,
+        };
+        // SAFETY: both descriptors are open for the length of the call, which only reads the struct it is given.
+        match unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE as _, &raw const range) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     fn get_xattr(&self, attr: &[u8]) -> io::Result<Vec<u8>> {
         grow(|buffer| fs::fgetxattr(&self.0, attr, buffer), || fs::fgetxattr_query(&self.0, attr))
     }
