@@ -395,6 +395,11 @@ pub fn of_a_file(region: &Core, caller: &Caller, event: FileEvent) -> Result<Vec
             error = Some(what);
             ("DamagedFile", true, json!({"volumeId": volume_id, "fileId": file_id}))
         }
+        FileEvent::Snapshot { action, volume_id, snapshot_id, name } => (
+            action.event_name(),
+            false,
+            json!({"volumeId": volume_id, "snapshotId": snapshot_id, "name": name}),
+        ),
     };
     let event = Event {
         event_version: EVENT_VERSION.into(),

@@ -46,7 +46,8 @@ pub use export::DigestPublicKey;
 pub use home::{Home, HomeError, Kms, KmsOptions};
 pub use operation::Operation;
 pub use service::{
-    DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger, ReEncrypted,
+    DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger,
+    ReEncrypted, SnapshotAction,
 };
 pub use session::{Caller, Session};
 pub use simulate::Simulated;

@@ -158,6 +158,39 @@ pub enum FileEvent {
         /// What did not fit.
         what: String,
     },
+    /// Something was done with a snapshot.
+    Snapshot {
+        /// What.
+        action: SnapshotAction,
+        /// Hex.
+        volume_id: String,
+        /// Hex.
+        snapshot_id: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What can be done with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotAction {
+    /// It was taken of a volume.
+    Create,
+    /// A volume was made of it.
+    Restore,
+    /// It was deleted.
+    Delete,
+}
+
+impl SnapshotAction {
+    /// Name of the event.
+    pub const fn event_name(self) -> &'static str {
+        match self {
+            Self::Create => "CreateSnapshot",
+            Self::Restore => "RestoreSnapshot",
+            Self::Delete => "DeleteSnapshot",
+        }
+    }
 }
 
 /// The log that an embedded key service offers beside the five operations, and the number by which a

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Result, SnapshotError};
 use crate::crypto::{Secret, mac};
-use crate::kms::KeyService;
-use crate::volume::disk::Time;
+use crate::kms::{FileEvent, KeyService, SnapshotAction};
 use crate::volume::header::WrappedKey;
 use crate::volume::keys::{VolumeId, VolumeKey, VolumeKeys, volume_context};
 
@@ -271,9 +270,14 @@ impl Descriptor {
         Ok(keys)
     }
 
-    /// When it was taken.
-    pub fn time(&self) -> Time {
-        Time { sec: self.created, nsec: 0 }
+    /// The event of something that is done with it.
+    pub fn event(&self, action: SnapshotAction) -> FileEvent {
+        FileEvent::Snapshot {
+            action,
+            volume_id: self.volume_id.to_string(),
+            snapshot_id: self.snapshot_id.to_string(),
+            name: self.name.clone(),
+        }
     }
 }
 

@@ -433,17 +433,14 @@ fn check(entry: &Entry, packs: Option<&[u64]>) -> Result<()> {
     Ok(())
 }
 
-/// A manifest that is being written: records into a file of the volume's format.
-pub struct Writing(Records<Plain>);
-
-/// Plaintext into encrypted blocks, a chunk at a time.
-struct Plain {
+/// A manifest that is being written: takes plaintext, a chunk at a time, into a file of the volume's format.
+pub struct ManifestSink {
     content: Content,
     buffer: Vec<u8>,
     at: u64,
 }
 
-impl Write for Plain {
+impl Write for ManifestSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(CHUNK - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..taken]);
@@ -461,12 +458,11 @@ impl Write for Plain {
     }
 }
 
-impl Writing {
+impl ManifestSink {
     /// Begins one in `file`, which is empty, under a data key that the key service makes. Answers its file id, for
     /// [`Descriptor::manifest`].
     pub fn begin(
         file: Arc<dyn BackingFile>,
-        snapshot: Id,
         volume: &VolumeKeys,
         service: &dyn KeyService,
         key_id: &str,
@@ -485,18 +481,13 @@ impl Writing {
             keys: vec![wrapped],
         };
         let content = Content::create(file, keys, header);
-        let plain = Plain { content, buffer: Vec::with_capacity(CHUNK), at: 0 };
-        Ok((Self(Records::new(plain, snapshot)?), Id(file_id)))
-    }
-
-    /// The next entry, in order.
-    pub fn push(&mut self, entry: Entry) -> Result<()> {
-        self.0.push(entry)
+        Ok((Self { content, buffer: Vec::with_capacity(CHUNK), at: 0 }, Id(file_id)))
     }
 
     /// Ends: the file is whole.
-    pub fn finish(self) -> Result<()> {
-        Ok(self.0.finish()?.content.finalise()?)
+    pub fn finish(mut self) -> Result<()> {
+        self.flush().on("writing", "the manifest")?;
+        Ok(self.content.finalise()?)
     }
 }
 
@@ -534,8 +525,9 @@ impl Manifest {
     }
 
     /// Its entries, from the first.
-    pub fn entries(&self) -> Result<Reader<ContentReader>> {
-        let reader = Reader::new(ContentReader::new(self.content.clone(), 0), Some(&self.packs))?;
+    pub fn entries(&self) -> Result<Reader<Box<dyn Read + Send>>> {
+        let stream: Box<dyn Read + Send> = Box::new(ContentReader::new(self.content.clone(), 0));
+        let reader = Reader::new(stream, Some(&self.packs))?;
         if reader.snapshot() != self.snapshot {
             return Err(SnapshotError::damaged("the manifest is another snapshot's"));
         }

@@ -2,9 +2,14 @@
 //! they stand), kept in a [`depot`]: a [`descriptor`] in the clear, a [`manifest`] in the volume's own file format, and
 //! packs of ciphertext pages that snapshots share. docs/format.md, "Snapshots", gives the bytes.
 
+mod capture;
+pub mod catalogue;
+pub mod create;
 pub mod depot;
 pub mod descriptor;
 mod error;
 pub mod manifest;
+mod packs;
 
+pub use catalogue::{Opened, Snapshot};
 pub use error::{Result, SnapshotError};

@@ -1,0 +1,273 @@
+//! The snapshots of a depot: found, read, deleted, and what nobody names swept away.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::depot::{Depot, PACKS, SNAPSHOTS, descriptor_path, manifest_path, pack_path};
+use super::descriptor::{Descriptor, Id, MAX_DESCRIPTOR, check_name};
+use super::error::{On, Result, SnapshotError};
+use super::manifest::Manifest;
+use crate::kms::{KeyService, Ledger, SnapshotAction};
+use crate::volume::disk::BackingFile;
+use crate::volume::keys::VolumeKeys;
+
+/// A snapshot whose descriptor was read. Nothing is authenticated yet.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// Where it is.
+    pub depot: Arc<dyn Depot>,
+    /// What it says of itself.
+    pub descriptor: Descriptor,
+}
+
+/// A snapshot whose descriptor was authenticated and whose manifest is open.
+pub struct Opened {
+    /// Where it is.
+    pub depot: Arc<dyn Depot>,
+    /// What it says of itself.
+    pub descriptor: Descriptor,
+    /// Keys of its volume.
+    pub volume: VolumeKeys,
+    /// Its tree.
+    pub manifest: Manifest,
+}
+
+impl Snapshot {
+    /// Reads a snapshot's descriptor.
+    pub fn find(depot: Arc<dyn Depot>, name: &str) -> Result<Self> {
+        check_name(name)?;
+        let text = depot.get(&descriptor_path(name), MAX_DESCRIPTOR).map_err(|e| match e {
+            e if e.is_not_found() => {
+                SnapshotError::NotFound { name: name.to_owned(), depot: depot.location() }
+            }
+            e => e,
+        })?;
+        let descriptor = Descriptor::parse(&text)?;
+        if descriptor.name != name {
+            return Err(SnapshotError::damaged(format!(
+                "snapshot.json of {name:?} is that of {:?}: give its directory that name",
+                descriptor.name
+            )));
+        }
+        Ok(Self { depot, descriptor })
+    }
+
+    /// Opens the volume key and the manifest's data key (two Decrypts) and authenticates the descriptor.
+    pub fn open(self, service: &dyn KeyService) -> Result<Opened> {
+        let volume = self.descriptor.unlock(service)?;
+        let manifest = self.manifest(&volume, service)?;
+        Ok(Opened { depot: self.depot, descriptor: self.descriptor, volume, manifest })
+    }
+
+    /// Authenticates the descriptor and opens the manifest, where the volume's keys are at hand.
+    pub fn manifest(&self, volume: &VolumeKeys, service: &dyn KeyService) -> Result<Manifest> {
+        self.descriptor.verify(volume)?;
+        let path = manifest_path(&self.descriptor.name);
+        let file = Arc::new(DepotFile::open(self.depot.clone(), path)?);
+        Manifest::open(file, &self.descriptor, volume, service)
+    }
+}
+
+/// What stands in a depot.
+pub struct Listing {
+    /// Snapshots, the oldest first.
+    pub snapshots: Vec<Descriptor>,
+    /// Those whose descriptors cannot be read, with the reason.
+    pub unreadable: Vec<(String, SnapshotError)>,
+}
+
+/// Lists the snapshots of a depot.
+pub fn list(depot: &Arc<dyn Depot>) -> Result<Listing> {
+    let mut listing = Listing { snapshots: Vec::new(), unreadable: Vec::new() };
+    for name in depot.list(SNAPSHOTS)? {
+        match Snapshot::find(depot.clone(), &name) {
+            Ok(snapshot) => listing.snapshots.push(snapshot.descriptor),
+            // One that was cut before it was there, or something that is none.
+            Err(SnapshotError::NotFound { .. } | SnapshotError::BadName(_)) => {}
+            Err(error) => listing.unreadable.push((name, error)),
+        }
+    }
+    listing.snapshots.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+    Ok(listing)
+}
+
+/// What [`delete`] took away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Deleted {
+    /// Packs that no other snapshot of the depot names.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Deletes a snapshot: first its descriptor, then what only it named. Needs no key.
+pub fn delete(depot: &Arc<dyn Depot>, name: &str, ledger: &dyn Ledger) -> Result<Deleted> {
+    let _lock = depot.lock()?;
+    let Snapshot { descriptor, .. } = Snapshot::find(depot.clone(), name)?;
+    ledger.record(descriptor.event(SnapshotAction::Delete), true)?;
+    depot.delete(&descriptor_path(name))?;
+    sweep(depot)
+}
+
+/// Takes away what cut commands left, and packs that no snapshot names. Under the depot's lock. Where a descriptor
+/// cannot be read nobody knows which packs it names: then no pack is touched.
+pub fn sweep(depot: &Arc<dyn Depot>) -> Result<Deleted> {
+    depot.sweep()?;
+    let mut deleted = Deleted::default();
+    let listing = list(depot)?;
+    let standing: HashSet<&str> = listing.snapshots.iter().map(|s| s.name.as_str()).collect();
+    let unreadable: HashSet<&str> = listing.unreadable.iter().map(|(name, _)| name.as_str()).collect();
+    for name in depot.list(SNAPSHOTS)? {
+        let whole = standing.contains(name.as_str()) || unreadable.contains(name.as_str());
+        if !whole && check_name(&name).is_ok() {
+            depot.delete(&manifest_path(&name))?;
+        }
+    }
+    if !unreadable.is_empty() {
+        return Ok(deleted);
+    }
+    let named: HashSet<Id> = listing.snapshots.iter().flat_map(|s| &s.packs).map(|p| p.id).collect();
+    for name in depot.list(PACKS)? {
+        let Ok(id) = Id::try_from(name) else { continue };
+        if !named.contains(&id) {
+            let path = pack_path(&id.0);
+            deleted.bytes += depot.len(&path)?;
+            deleted.packs += 1;
+            depot.delete(&path)?;
+        }
+    }
+    Ok(deleted)
+}
+
+/// An object of a depot as a backing file that is only read.
+pub struct DepotFile {
+    depot: Arc<dyn Depot>,
+    path: String,
+    len: u64,
+}
+
+impl DepotFile {
+    /// Looks how long it is.
+    pub fn open(depot: Arc<dyn Depot>, path: String) -> Result<Self> {
+        let len = depot.len(&path)?;
+        Ok(Self { depot, path, len })
+    }
+}
+
+/// For the layers that know only the system's errors; the text stays in the log.
+pub(super) fn as_io(error: SnapshotError) -> std::io::Error {
+    match error {
+        SnapshotError::Depot { source, .. } if source.raw_os_error().is_some() => source,
+        error => {
+            tracing::warn!("a snapshot cannot be read: {error}");
+            std::io::Error::from_raw_os_error(libc::EIO)
+        }
+    }
+}
+
+/// An operation that changes something, on what never changes.
+pub(super) fn read_only<T>() -> std::io::Result<T> {
+    Err(std::io::Error::from_raw_os_error(libc::EROFS))
+}
+
+impl BackingFile for DepotFile {
+    fn len(&self) -> std::io::Result<u64> {
+        Ok(self.len)
+    }
+
+    fn stat(&self) -> std::io::Result<crate::volume::disk::Stat> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.depot.read_at(&self.path, offset, buf).map_err(as_io)
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
+        read_only()
+    }
+
+    fn set_len(&self, _: u64) -> std::io::Result<()> {
+        read_only()
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_all(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn wait_writeback(&self, _: u64, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn start_writeback(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn change(&self, _: &crate::volume::disk::Change) -> std::io::Result<()> {
+        read_only()
+    }
+
+    fn next_data(&self, offset: u64) -> std::io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+
+    fn get_xattr(&self, _: &[u8]) -> std::io::Result<Vec<u8>> {
+        Err(std::io::Error::from_raw_os_error(libc::ENODATA))
+    }
+
+    fn set_xattr(&self, _: &[u8], _: &[u8], _: crate::volume::disk::XattrMode) -> std::io::Result<()> {
+        read_only()
+    }
+
+    fn list_xattr(&self) -> std::io::Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+
+    fn remove_xattr(&self, _: &[u8]) -> std::io::Result<()> {
+        read_only()
+    }
+}
+
+/// Whether a pack stands in a depot, whole; asked once for each.
+pub fn pack_checker(depot: Arc<dyn Depot>) -> Box<dyn FnMut(&Id, u64) -> Result<bool>> {
+    let mut known = std::collections::HashMap::new();
+    Box::new(move |id, pages| {
+        if let Some(there) = known.get(id) {
+            return Ok(*there);
+        }
+        let there = match depot.len(&pack_path(&id.0)) {
+            Ok(len) => len == pages * crate::volume::layout::PAGE,
+            Err(e) if e.is_not_found() => false,
+            Err(e) => return Err(e),
+        };
+        known.insert(*id, there);
+        Ok(there)
+    })
+}
+
+/// Reads pages of a pack; fewer than there should be are damage.
+pub(super) fn read_pages(depot: &dyn Depot, pack: &Id, page: u64, buf: &mut [u8]) -> Result<()> {
+    let path = pack_path(&pack.0);
+    let read = depot.read_at(&path, page * crate::volume::layout::PAGE, buf);
+    let read = match read {
+        Err(e) if e.is_not_found() => {
+            return Err(SnapshotError::damaged(format!("{path} is missing in {}", depot.location())));
+        }
+        read => read?,
+    };
+    if read < buf.len() {
+        return Err(SnapshotError::damaged(format!("{path} in {} is cut", depot.location())));
+    }
+    Ok(())
+}
+
+/// The scratch file's bytes, for what is written once.
+pub(super) fn copy_into(depot: &dyn Depot, path: &str, input: &mut dyn std::io::Read) -> Result<()> {
+    let mut sink = depot.create(path)?;
+    std::io::copy(input, &mut sink).on("writing", path)?;
+    sink.finish()
+}
