@@ -2,10 +2,12 @@
 //!
 //! The layers, lowest first; a layer names only layers below it (docs/architecture.md):
 //! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `api`, `snapshot`, `cli`.
+//! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `client`, `mount`, `api`, `cli`.
 
 pub mod api;
 pub mod audit;
 pub mod cli;
+pub mod client;
 pub mod crypto;
 pub mod iam;
 pub mod kms;

@@ -19,6 +19,8 @@ pub const KMS_SOURCE: &str = "kms.amazonaws.com";
 pub const TRAIL_SOURCE: &str = "cloudtrail.amazonaws.com";
 /// eventSource of what happens to files.
 pub const FILES_SOURCE: &str = "kmsfs";
+/// eventSource of calls to a key service over the network, as their caller saw them.
+pub const CLIENT_SOURCE: &str = "kmsfs-client";
 
 /// An event. `P` is the shape of its request parameters and `R` that of its answer: what an operation writes, any JSON
 /// when it is read.
@@ -182,6 +184,9 @@ pub struct Additional {
     /// The user of this machine, where files are concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// How often a call over the network was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
 }
 
 /// What AWS tells of a rotation.

@@ -17,7 +17,7 @@ pub use chain::{
 };
 pub use digest::{DIGEST_KEY_SPEC, DigestKey, Second};
 pub use event::{
-    Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
+    Additional, CLIENT_SOURCE, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
     ServiceEventDetails, SessionAttributes, SessionContext, SessionIssuer, TRAIL_SOURCE, Text, uuid,
 };
 pub use export::{BUCKET, DigestKeys, ExportError, ExportOptions, Exported, Log, Source, export};

@@ -1,6 +1,7 @@
 //! The key service's errors, under the names AWS KMS gives them.
 
 use super::identity::IdentityErrorKind;
+use super::service::KeyHolder;
 use super::trail::TrailErrorKind;
 
 /// State of a KMS key, as DescribeKey reports it.
@@ -135,11 +136,18 @@ pub struct KmsError {
     pub kind: KmsErrorKind,
     /// AWS's wording where AWS has one; never key material or plaintext.
     pub message: String,
+    /// Whose answer it is.
+    pub holder: KeyHolder,
 }
 
 impl KmsError {
     /// An error of this kind and text.
     pub fn new(kind: KmsErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), holder: KeyHolder::Embedded }
+    }
+
+    /// The same as an answer of AWS KMS.
+    pub fn at_aws(kind: KmsErrorKind, message: impl Into<String>) -> Self {
+        Self { holder: KeyHolder::Aws, ..Self::new(kind, message) }
     }
 }

@@ -12,7 +12,7 @@ use super::identity::{Identified, principal_id};
 use super::region::Core;
 use super::session::Caller;
 use super::wire::{GrantConstraints, LookupAttribute, Tag};
-use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind};
+use super::{EncryptionContext, FileEvent, KmsError, KmsErrorKind, remote};
 use crate::audit::{
     Additional, EVENT_VERSION, Event, FILES_SOURCE, Identity, KMS_SOURCE, Resource, Response,
     ServiceEventDetails, SessionAttributes, SessionContext, SessionIssuer, Text, bounded, uuid,
@@ -302,7 +302,7 @@ fn session_context(principal: &Principal, identified: &Identified) -> Option<Ses
     })
 }
 
-fn written<P: Serialize>(event: &Event<P, Option<Response>>) -> Result<Vec<u8>, KmsError> {
+pub(super) fn written<P: Serialize>(event: &Event<P, Option<Response>>) -> Result<Vec<u8>, KmsError> {
     let mut out = Vec::with_capacity(1536);
     serde_json::to_writer(&mut out, event)
         .map_err(|e| KmsError::new(KmsErrorKind::Internal, format!("an event cannot be written: {e}")))?;
@@ -373,6 +373,7 @@ pub fn of_a_file(region: &Core, caller: &Caller, event: FileEvent) -> Result<Vec
     let account = caller.principal.account().to_string();
     let (mut resources, mut uid, mut error) = (Vec::new(), None, None);
     let (name, read_only, parameters) = match event {
+        FileEvent::RemoteCall(call) => return remote::event(region, caller, call),
         FileEvent::OpenFile { volume_id, file_id, key_arn, uid: by } => {
             // The fifth part of an ARN is its account.
             let owner = key_arn.split(':').nth(4).unwrap_or(&account).to_owned();

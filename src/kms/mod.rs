@@ -25,6 +25,7 @@ mod ops;
 mod owned;
 mod region;
 mod related;
+mod remote;
 pub mod root;
 mod rows;
 mod schedule;
@@ -46,8 +47,8 @@ pub use export::DigestPublicKey;
 pub use home::{Home, HomeError, Kms, KmsOptions};
 pub use operation::Operation;
 pub use service::{
-    DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyMetadata, KeyService, Ledger,
-    ReEncrypted, SnapshotAction,
+    DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyHolder, KeyMetadata, KeyService, Ledger,
+    ReEncrypted, RemoteCall, SnapshotAction,
 };
 pub use session::{Caller, Session};
 pub use simulate::Simulated;

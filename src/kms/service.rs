@@ -57,9 +57,23 @@ pub struct KeyMetadata {
     pub state: KeyState,
 }
 
+/// Where the keys of a key service are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyHolder {
+    /// In a home of this machine.
+    Embedded,
+    /// At AWS KMS, or what speaks as it does, over the network.
+    Aws,
+}
+
 /// The five operations an encrypted filesystem needs, under their KMS names. `key_id` is a key id, key
 /// ARN, alias name or alias ARN. The embedded service and a remote one implement it.
 pub trait KeyService: Send + Sync {
+    /// Where its keys are.
+    fn holder(&self) -> KeyHolder {
+        KeyHolder::Embedded
+    }
+
     /// GenerateDataKey of 32 bytes.
     fn generate_data_key(&self, key_id: &str, context: &EncryptionContext) -> Result<DataKey, KmsError>;
 
@@ -149,6 +163,8 @@ pub enum FileEvent {
         /// Size that the authenticated content gives.
         size_after: u64,
     },
+    /// A call to a key service over the network.
+    RemoteCall(RemoteCall),
     /// Damage was met.
     DamagedFile {
         /// Hex.
@@ -191,6 +207,31 @@ impl SnapshotAction {
             Self::Delete => "DeleteSnapshot",
         }
     }
+}
+
+/// A call to a key service over the network, as this end saw it: it may have been done although no answer came.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoteCall {
+    /// Its KMS name.
+    pub operation: &'static str,
+    /// The region that was asked.
+    pub region: String,
+    /// The key that was asked for, as it was named.
+    pub key_id: Option<String>,
+    /// The encryption context; of ReEncrypt the source's.
+    pub context: Option<EncryptionContext>,
+    /// ReEncrypt: the destination's.
+    pub destination_context: Option<EncryptionContext>,
+    /// ARNs of the keys that were used, or that were asked for.
+    pub key_arns: Vec<String>,
+    /// Material of the key, where the answer tells it.
+    pub key_material_id: Option<String>,
+    /// The answer's, by which AWS's own log has it; None without an answer.
+    pub request_id: Option<String>,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// The name and the text of its error, if it failed.
+    pub error: Option<(String, String)>,
 }
 
 /// The log that an embedded key service offers beside the five operations, and the number by which a

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::crypto::CryptoError;
-use crate::kms::{KeyState, KmsError, KmsErrorKind};
+use crate::kms::{KeyHolder, KeyState, KmsError, KmsErrorKind};
 use crate::volume::{NodeId, Volume, VolumeError};
 
 /// How long a line of the log stands for further errors of its kind.
@@ -48,6 +48,7 @@ pub(crate) fn errno(error: &VolumeError) -> i32 {
         | VolumeError::CannotInit(_)
         | VolumeError::Descriptor(_)
         | VolumeError::WrongRegion { .. }
+        | VolumeError::WrongService { .. }
         | VolumeError::Epoch(_) => libc::EIO,
         VolumeError::InUse | VolumeError::NotSettled => libc::EBUSY,
     }
@@ -97,6 +98,10 @@ fn key_errno(kind: KmsErrorKind) -> i32 {
 /// tell enough by their number.
 fn advice(error: &VolumeError) -> Option<&'static str> {
     match error {
+        VolumeError::Key(error) if error.holder == KeyHolder::Aws => Some(match error.kind {
+            KmsErrorKind::DependencyTimeout => "AWS KMS is out of reach; try again when it answers",
+            _ => "so AWS KMS answered; what is to be changed is changed there, or the credentials here",
+        }),
         VolumeError::Key(KmsError { kind, .. }) => Some(match kind {
             KmsErrorKind::AccessDenied => {
                 "the key's policy or an identity's does not allow it; the audit log has the reason"
@@ -170,6 +175,7 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
         | VolumeError::CannotInit(_)
         | VolumeError::Descriptor(_)
         | VolumeError::WrongRegion { .. }
+        | VolumeError::WrongService { .. }
         | VolumeError::Epoch(_)
         | VolumeError::InUse
         | VolumeError::NotSettled => None,

@@ -95,7 +95,8 @@ impl Volume {
         Epoch::first(backing_now(&*private)?).write(&*private, &volume)?;
         dir.symlink(&names::encode_dir_id(&names::new_dir_id()?), DIR_ID).attempt(what)?;
         let wrapped = WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext };
-        let descriptor = Descriptor::new(&volume, key.region, vec![wrapped]);
+        let features = Descriptor::features_of(keys.holder());
+        let descriptor = Descriptor::new(&volume, key.region, features, vec![wrapped]);
         super::descriptor::replace_file(dir, DESCRIPTOR, &descriptor.encode()?)?;
         Ok(hex::encode(id))
     }
@@ -111,6 +112,9 @@ impl Volume {
         if !options.service_region.is_empty() && options.service_region != descriptor.region {
             let service = options.service_region;
             return Err(VolumeError::WrongRegion { volume: descriptor.region, service });
+        }
+        if keys.holder() != descriptor.holder() {
+            return Err(VolumeError::WrongService { volume: descriptor.holder() });
         }
         let what = "opening the volume's private directory";
         let private = dir.open_dir(PRIVATE_DIR).attempt(what)?;

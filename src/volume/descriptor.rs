@@ -10,6 +10,7 @@ use super::header::WrappedKey;
 use super::keys::{VolumeId, VolumeKeys};
 use super::names;
 use crate::crypto::mac;
+use crate::kms::KeyHolder;
 
 /// Name of the descriptor.
 pub const DESCRIPTOR: &[u8] = b"kmsfs.json";
@@ -41,6 +42,24 @@ struct JsonKey {
     ciphertext: String,
 }
 
+/// What a reader must know of beside the first version of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// The wrapped keys are at AWS KMS.
+    AwsKms,
+}
+
+impl Feature {
+    const ALL: [Self; 1] = [Self::AwsKms];
+
+    /// Its name in a descriptor.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AwsKms => "aws-kms",
+        }
+    }
+}
+
 /// What the descriptor says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
@@ -48,6 +67,8 @@ pub struct Descriptor {
     pub id: VolumeId,
     /// Region of its key service.
     pub region: String,
+    /// In the order in which they are listed.
+    pub features: Vec<Feature>,
     /// The wrapped volume key, under one to four KMS keys; the first is the key of new files.
     pub keys: Vec<WrappedKey>,
     mac: [u8; 32],
@@ -55,9 +76,23 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// A new one, authenticated.
-    pub fn new(volume: &VolumeKeys, region: String, keys: Vec<WrappedKey>) -> Self {
-        let mac = mac::hmac_sha256(volume.descriptor.expose(), &[&authenticated(&volume.id, &region)]);
-        Self { id: volume.id, region, keys, mac }
+    pub fn new(volume: &VolumeKeys, region: String, features: Vec<Feature>, keys: Vec<WrappedKey>) -> Self {
+        let message = authenticated(&features, &volume.id, &region);
+        let mac = mac::hmac_sha256(volume.descriptor.expose(), &[&message]);
+        Self { id: volume.id, region, features, keys, mac }
+    }
+
+    /// The features of a volume whose keys this service has.
+    pub fn features_of(holder: KeyHolder) -> Vec<Feature> {
+        match holder {
+            KeyHolder::Embedded => Vec::new(),
+            KeyHolder::Aws => vec![Feature::AwsKms],
+        }
+    }
+
+    /// Which key service has the wrapped keys.
+    pub fn holder(&self) -> KeyHolder {
+        if self.features.contains(&Feature::AwsKms) { KeyHolder::Aws } else { KeyHolder::Embedded }
     }
 
     /// With other wrapped keys, which are outside of the MAC.
@@ -72,7 +107,7 @@ impl Descriptor {
             keys.map(|k| JsonKey { key_arn: k.key_arn.clone(), ciphertext: STANDARD.encode(&k.ciphertext) });
         let json = Json {
             format: super::FORMAT_VERSION,
-            features: Vec::new(),
+            features: self.features.iter().map(|feature| feature.name().to_owned()).collect(),
             volume_id: hex::encode(self.id),
             region: self.region.clone(),
             volume_keys: keys.collect(),
@@ -102,12 +137,19 @@ impl Descriptor {
             )));
         }
         let json: Json = serde_json::from_slice(text).map_err(not_json)?;
-        if let Some(feature) = json.features.first() {
-            return Err(bad(format!(
-                "needs the feature {feature:?}, which this kmsfs does not have; use a newer one"
-            )));
-        }
         let damaged = || bad("is damaged; restore it from a backup".to_owned());
+        let mut features = Vec::new();
+        for name in &json.features {
+            let Some(feature) = Feature::ALL.into_iter().find(|feature| feature.name() == name) else {
+                return Err(bad(format!(
+                    "needs the feature {name:?}, which this kmsfs does not have; use a newer one"
+                )));
+            };
+            if features.contains(&feature) {
+                return Err(damaged());
+            }
+            features.push(feature);
+        }
         let id = hex::decode(&json.volume_id).ok().and_then(|b| b.try_into().ok()).ok_or_else(damaged)?;
         let mac = hex::decode(&json.mac).ok().and_then(|b| b.try_into().ok()).ok_or_else(damaged)?;
         if json.volume_keys.is_empty() || json.volume_keys.len() > 4 {
@@ -118,14 +160,14 @@ impl Descriptor {
             let ciphertext = STANDARD.decode(&key.ciphertext).map_err(|_| damaged())?;
             keys.push(WrappedKey { key_arn: key.key_arn, ciphertext });
         }
-        Ok(Self { id, region: json.region, keys, mac })
+        Ok(Self { id, region: json.region, features, keys, mac })
     }
 
     /// Checks the MAC.
     pub fn verify(&self, volume: &VolumeKeys) -> Result<()> {
         mac::verify_hmac_sha256(
             volume.descriptor.expose(),
-            &[&authenticated(&self.id, &self.region)],
+            &[&authenticated(&self.features, &self.id, &self.region)],
             &self.mac,
         )
         .map_err(|_| {
@@ -145,10 +187,15 @@ impl Descriptor {
     }
 }
 
-fn authenticated(id: &VolumeId, region: &str) -> Vec<u8> {
+fn authenticated(features: &[Feature], id: &VolumeId, region: &str) -> Vec<u8> {
     let mut out = b"kmsfs descriptor".to_vec();
     out.extend_from_slice(&super::FORMAT_VERSION.to_le_bytes());
-    out.extend_from_slice(&0u32.to_le_bytes());
+    out.extend_from_slice(&(features.len() as u32).to_le_bytes());
+    for feature in features {
+        let name = feature.name();
+        out.extend_from_slice(&(name.len() as u32).to_le_bytes());
+        out.extend_from_slice(name.as_bytes());
+    }
     out.extend_from_slice(id);
     out.extend_from_slice(&(region.len() as u32).to_le_bytes());
     out.extend_from_slice(region.as_bytes());

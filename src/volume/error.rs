@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::crypto::CryptoError;
-use crate::kms::KmsError;
+use crate::kms::{KeyHolder, KmsError};
 
 /// Shorthand.
 pub type Result<T> = std::result::Result<T, VolumeError>;
@@ -101,6 +101,15 @@ pub enum VolumeError {
         volume: String,
         /// Of the key service.
         service: String,
+    },
+    /// A volume whose keys are at another key service.
+    #[error("the volume's keys are {}; `kmsfs mount` uses that key service", match .volume {
+        KeyHolder::Embedded => "in an embedded key service, not at AWS KMS",
+        KeyHolder::Aws => "at AWS KMS, not in the embedded key service",
+    })]
+    WrongService {
+        /// Of the volume.
+        volume: KeyHolder,
     },
     /// The epoch marker is missing or does not authenticate.
     #[error(

@@ -258,16 +258,17 @@ impl Job<'_> {
         let others = old.keys.iter().skip(1).filter(|other| other.key_arn != key.key_arn).cloned();
         let others: Vec<WrappedKey> = others.collect();
         let keys = [vec![key], others].concat();
-        if self.region == old.region {
+        let features = Descriptor::features_of(self.here.holder());
+        if self.region == old.region && features == old.features {
             return Ok(old.with_keys(keys));
         }
-        // The region is authenticated under the volume key.
+        // Region and features are authenticated under the volume key.
         let opened =
             self.here.decrypt(Some(&keys[0].key_arn), &keys[0].ciphertext, &volume_context(&self.volume))?;
         let volume_key = VolumeKey(Secret::from_slice(opened.plaintext.expose())?);
         let volume = VolumeKeys::derive(&volume_key, self.volume)?;
         old.verify(&volume)?;
-        Ok(Descriptor::new(&volume, self.region.clone(), keys))
+        Ok(Descriptor::new(&volume, self.region.clone(), features, keys))
     }
 
     fn file(&self, dir: &dyn Dir, name: &[u8]) -> Result<Outcome> {

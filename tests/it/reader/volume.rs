@@ -83,7 +83,12 @@ fn descriptor(text: &[u8], unwrap: Unwrap) -> Result<Keys> {
     if object.len() != known.len() || known.iter().any(|member| !object.contains_key(*member)) {
         return Err(bad("members missing or unknown"));
     }
-    if json["format"] != 1 || json["features"].as_array().is_none_or(|list| !list.is_empty()) {
+    let features = json["features"].as_array().cloned().unwrap_or_default();
+    if json["format"] != 1
+        || !json["features"].is_array()
+        || features.len() > 1
+        || features.iter().any(|f| f != "aws-kms")
+    {
         return Err(bad("unknown format or feature"));
     }
     let string =
@@ -106,7 +111,11 @@ fn descriptor(text: &[u8], unwrap: Unwrap) -> Result<Keys> {
                 let keys = Keys::derive(&volume_key, volume_id);
                 let mut message = b"kmsfs descriptor".to_vec();
                 message.extend(1u32.to_le_bytes());
-                message.extend(0u32.to_le_bytes());
+                message.extend((features.len() as u32).to_le_bytes());
+                for name in features.iter().filter_map(|name| name.as_str()) {
+                    message.extend((name.len() as u32).to_le_bytes());
+                    message.extend(name.bytes());
+                }
                 message.extend(volume_id);
                 message.extend((region.len() as u32).to_le_bytes());
                 message.extend(region.bytes());
