@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::kms::identity::IdentityErrorKind;
-use crate::kms::{KmsError, KmsErrorKind};
+use crate::kms::{KeyHolder, KeyState, KmsError, KmsErrorKind};
 use crate::mount::MountError;
 use crate::volume::VolumeError;
 
@@ -73,7 +73,7 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     /// The key service's answer.
-    #[error("{}: {}{}", .0.kind.name(), .0.message, advice(.0.kind))]
+    #[error("{}: {}{}", .0.kind.name(), .0.message, advice(.0))]
     Refused(#[from] KmsError),
     /// Whom an option names is not there.
     #[error(
@@ -141,17 +141,30 @@ impl CliError {
 fn volume_text(error: &VolumeError) -> String {
     let VolumeError::Key(refused) = error else { return error.to_string() };
     let advice = match refused.kind {
-        KmsErrorKind::NotFound => {
+        KmsErrorKind::NotFound if refused.holder == KeyHolder::Embedded => {
             "; the home that made the volume has its KMS key: name it with --home or KMSFS_HOME"
         }
-        kind => advice(kind),
+        _ => advice(refused),
     };
     format!("{}: {}{advice}", refused.kind.name(), refused.message)
 }
 
-/// What to do next, where the key service's own words do not say it.
-fn advice(kind: KmsErrorKind) -> &'static str {
+/// The same where AWS KMS answered.
+fn at_aws(kind: KmsErrorKind) -> &'static str {
     match kind {
+        KmsErrorKind::AccessDenied => "; whose credentials these are tells `aws sts get-caller-identity`",
+        KmsErrorKind::Disabled => "; `aws kms enable-key` makes it usable again",
+        KmsErrorKind::InvalidState(KeyState::PendingDeletion) => "; `aws kms cancel-key-deletion` keeps it",
+        KmsErrorKind::NotFound => "; region, account and endpoint must be the key's",
+        KmsErrorKind::DependencyTimeout => "; try again when it answers",
+        _ => "",
+    }
+}
+
+/// What to do next, where the key service's own words do not say it.
+fn advice(error: &KmsError) -> &'static str {
+    match error.kind {
+        kind if error.holder == KeyHolder::Aws => at_aws(kind),
         KmsErrorKind::NotFound => "; `kmsfs key list` and `kmsfs alias list` show what there is",
         KmsErrorKind::Disabled => "; `kmsfs key enable` makes it usable again",
         KmsErrorKind::MaterialExpired | KmsErrorKind::InvalidState(crate::kms::KeyState::PendingImport) => {

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::error::{CliError, Result};
 use crate::crypto::SecretVec;
 use crate::iam::{AccountId, Region};
+use crate::kms::KeyHolder;
 
 /// Longer passphrases are files given by mistake.
 const MAX_PASSPHRASE: u64 = 4096;
@@ -46,12 +47,51 @@ pub struct Global {
         hide_env_values = true
     )]
     pub principal: Option<String>,
+    /// Which key service has a volume's keys
+    #[arg(
+        long,
+        global = true,
+        env = "KMSFS_KMS",
+        value_name = "WHICH",
+        default_value = "embedded",
+        hide_env_values = true
+    )]
+    pub kms: Which,
+    /// Address of AWS KMS, with --kms aws [default: AWS's own, AWS_ENDPOINT_URL_KMS or AWS_ENDPOINT_URL]
+    #[arg(long, global = true, value_name = "URL", value_parser = endpoint)]
+    pub kms_endpoint: Option<String>,
     /// File that holds the passphrase of the region's root key; a newline at its end does not count
     #[arg(long, global = true, env = "KMSFS_PASSPHRASE_FILE", value_name = "FILE", hide_env_values = true)]
     passphrase_file: Option<PathBuf>,
     /// Ask for the passphrase of the region's root key on the terminal
     #[arg(long, global = true, conflicts_with = "passphrase_file")]
     passphrase: bool,
+}
+
+/// See [`Global::kms`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Which {
+    /// The one in --home
+    Embedded,
+    /// AWS KMS, with the credentials that AWS's variables and files give; what was asked is recorded in --home
+    Aws,
+}
+
+impl From<Which> for KeyHolder {
+    fn from(which: Which) -> Self {
+        match which {
+            Which::Embedded => Self::Embedded,
+            Which::Aws => Self::Aws,
+        }
+    }
+}
+
+fn endpoint(text: &str) -> std::result::Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match rest {
+        Some(host) if !host.is_empty() => Ok(text.to_owned()),
+        _ => Err("https://HOST[:PORT]; on this machine also http://".to_owned()),
+    }
 }
 
 impl Global {
@@ -84,6 +124,11 @@ impl Global {
     /// The same with its home settled.
     pub fn at(&self, home: PathBuf) -> Self {
         Self { home: Some(home), ..self.clone() }
+    }
+
+    /// The same in another region.
+    pub fn in_region(&self, region: Region) -> Self {
+        Self { region, ..self.clone() }
     }
 }
 

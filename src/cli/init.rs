@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::{CliError, Result};
 use super::global::Global;
+use super::global::Which;
+use super::service::Service;
 use super::{output, service};
 use crate::kms::KeyService;
 use crate::volume::Volume;
@@ -16,7 +18,8 @@ use crate::volume::host::HostDir;
 ///
 /// The volume's key, and the data key of each file, are wrapped by one KMS key: by default the service-managed
 /// alias/aws/kmsfs, which the service rotates and nobody can disable or delete. --key names a key of your own,
-/// and --new-key makes one.
+/// and --new-key makes one. With --kms aws the keys are wrapped by a key at AWS KMS, which --key names; mounting then
+/// takes --kms aws too.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The volume: a directory that is empty or not there
@@ -33,26 +36,50 @@ pub struct Args {
 pub fn run(global: &Global, args: &Args) -> Result<()> {
     let path = &args.volume;
     check(path)?;
+    if global.kms == Which::Aws {
+        return at_aws(global, args);
+    }
     let session = service::session_or_new(global)?;
     let key = match (&args.key, &args.new_key) {
         (Some(key), _) => session.describe_key(key)?.key_arn,
         (None, Some(alias)) => service::new_key(&session, alias)?,
         (None, None) => session.ensure_managed_key("aws/kmsfs")?,
     };
-    let failed = |e| CliError::io("the volume", path, e);
-    fs::create_dir_all(path).map_err(failed)?;
-    let dir = HostDir::open(path).map_err(failed)?;
-    let id = Volume::init(&*dir, &session, &key).map_err(|e| CliError::volume(path, e))?;
-    output::facts(&[
-        ("volume", std::path::absolute(path).map_err(failed)?.display().to_string()),
-        ("volume id", id),
-        ("KMS key", key),
-        ("key service", format!("{}, region {}", global.home()?.display(), global.region)),
-    ])?;
+    make(path, &session, key, format!("{}, region {}", global.home()?.display(), global.region))?;
     if let Some(warning) = one_disk(&global.home()?, path) {
         output::warn(&warning);
     }
     Ok(())
+}
+
+/// A volume whose keys are at AWS KMS. The home holds the log of what is asked there.
+fn at_aws(global: &Global, args: &Args) -> Result<()> {
+    let Some(key) = &args.key else {
+        return Err(CliError::Usage(
+            "with --kms aws, give --key with the ARN of a symmetric key at AWS KMS (`aws kms create-key` makes one)"
+                .to_owned(),
+        ));
+    };
+    let region = service::region_of_key(global, key)?;
+    let passphrase = global.passphrase(service::is_new(&global.in_region(region.clone()))?)?;
+    let service = Service::aws(global, &region, passphrase)?;
+    let key = service.keys.describe_key(key)?.key_arn;
+    let told = format!("AWS KMS, region {region}; its calls are recorded in {}", global.home()?.display());
+    make(&args.volume, &*service.keys, key, told)
+}
+
+/// The volume itself, and what is told of it.
+fn make(path: &Path, keys: &dyn KeyService, key: String, service: String) -> Result<()> {
+    let failed = |e| CliError::io("the volume", path, e);
+    fs::create_dir_all(path).map_err(failed)?;
+    let dir = HostDir::open(path).map_err(failed)?;
+    let id = Volume::init(&*dir, keys, &key).map_err(|e| CliError::volume(path, e))?;
+    output::facts(&[
+        ("volume", std::path::absolute(path).map_err(failed)?.display().to_string()),
+        ("volume id", id),
+        ("KMS key", key),
+        ("key service", service),
+    ])
 }
 
 /// Before anything is made for it: a directory that is empty or absent.

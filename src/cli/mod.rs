@@ -29,8 +29,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use self::error::{EXIT_CODES, Exit, Result};
-use self::global::Global;
+use self::error::{CliError, EXIT_CODES, Exit, Result};
+use self::global::{Global, Which};
 
 /// An encrypted directory in which every file is its own envelope, with the key service embedded
 ///
@@ -83,7 +83,30 @@ pub fn run() -> ExitCode {
     })
 }
 
+/// Refuses --kms aws where nothing of AWS KMS is asked.
+fn check_service(cli: &Cli) -> Result<()> {
+    let global = &cli.global;
+    if global.kms == Which::Embedded {
+        return match &global.kms_endpoint {
+            Some(_) => Err(CliError::Usage(
+                "--kms-endpoint is the address of AWS KMS; give --kms aws too".to_owned(),
+            )),
+            None => Ok(()),
+        };
+    }
+    match &cli.verb {
+        Verb::Key(_) | Verb::Alias(_) | Verb::Iam(_) | Verb::Encrypt(_) | Verb::Decrypt(_) | Verb::Serve(_) | Verb::Demo(_) => {
+            Err(CliError::Usage(
+                "this is about the embedded key service; leave --kms aws (KMSFS_KMS) away, and use `aws kms`, `aws iam` for AWS"
+                    .to_owned(),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    check_service(cli)?;
     let global = &cli.global;
     match &cli.verb {
         Verb::Init(args) => init::run(global, args)?,

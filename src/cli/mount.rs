@@ -13,7 +13,8 @@ use signal_hook::iterator::Signals;
 use super::daemon::{self, Report, Side};
 use super::error::{CliError, Exit, Result};
 use super::global::Global;
-use super::{mounts, output, service};
+use super::service::{self, Service};
+use super::{mounts, output};
 use crate::crypto::SecretVec;
 use crate::mount::{MountError, MountOptions, Mounted};
 use crate::volume::host::HostDir;
@@ -78,9 +79,9 @@ fn threads(text: &str) -> std::result::Result<usize, String> {
 }
 
 impl Args {
-    fn volume_options(&self, global: &Global) -> VolumeOptions {
+    fn volume_options(&self, service: &Service) -> VolumeOptions {
         VolumeOptions {
-            service_region: global.region.to_string(),
+            service_region: service.region.to_string(),
             read_only: self.read_only,
             lease: Duration::from_secs(self.lease),
             audit_opens_sync: self.audit_opens == AuditOpens::Sync,
@@ -130,7 +131,9 @@ fn start(global: &Global, args: &Args) -> Result<ExitCode> {
     let home = global.home()?;
     let log = args.log.clone().unwrap_or_else(|| home.join("mount.log"));
     let log = std::path::absolute(&log).map_err(|e| CliError::io("the log", &log, e))?;
-    let passphrase = global.passphrase(false)?;
+    let dir = HostDir::open(&volume).map_err(|e| CliError::io("the volume", &volume, e))?;
+    let passphrase = service::passphrase(global, &volume, &*dir)?;
+    drop(dir);
     let plan = Plan { args, global: global.at(home), volume, point, log, passphrase };
     if args.foreground {
         plan.serve(None)?;
@@ -165,14 +168,15 @@ impl Plan<'_> {
         }
         daemon::raise_open_files();
         let (args, path) = (self.args, &self.volume);
-        let session = Arc::new(service::session_with(&self.global, self.passphrase)?);
+        let dir = HostDir::open(path).map_err(|e| CliError::io("the volume", path, e))?;
+        let service = Service::of_volume(&self.global, path, &*dir, self.passphrase)?;
         // What may fail is done before the mount is seen.
         let log = match report {
             Some(_) => Some(daemon::open_log(&self.log).map_err(|e| CliError::io("the log", &self.log, e))?),
             None => None,
         };
-        let dir = HostDir::open(path).map_err(|e| CliError::io("the volume", path, e))?;
-        let volume = Volume::open(dir, session.clone(), session, args.volume_options(&self.global));
+        let options = args.volume_options(&service);
+        let volume = Volume::open(dir, service.keys, service.ledger, options);
         let volume = Arc::new(volume.map_err(|e| CliError::volume(path, e))?);
         // Files get the modes that programs ask the mount for; the kernel has applied their umask.
         rustix::process::umask(rustix::fs::Mode::empty());

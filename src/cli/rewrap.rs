@@ -11,9 +11,11 @@ use serde_json::json;
 
 use super::error::{CliError, Result};
 use super::global::Global;
-use super::{daemon, mounts, output, service};
+use super::global::Which;
+use super::service::{self, Service};
+use super::{daemon, mounts, output};
+use crate::crypto::SecretVec;
 use crate::iam::Region;
-use crate::kms::home::Kms;
 use crate::kms::{KeyService, KmsError, KmsErrorKind};
 use crate::volume::VolumeError;
 use crate::volume::descriptor::Descriptor;
@@ -36,6 +38,9 @@ pub struct Args {
     /// Let the volume belong to the region of --key from now on: Decrypt there, Encrypt here
     #[arg(long, requires = "key")]
     change_region: bool,
+    /// Let the volume's keys be at the key service that --kms names from now on: Decrypt at the other, Encrypt at this
+    #[arg(long, requires = "key")]
+    change_kms: bool,
     /// Leave the times of modification alone; without it each rewrapped file's goes on by one second, so that
     /// backups that compare only size and time see it
     #[arg(long)]
@@ -95,10 +100,11 @@ fn processors() -> usize {
 pub fn run(global: &Global, args: &Args) -> Result<()> {
     let place = Place::find(&args.path)?;
     daemon::raise_open_files();
-    let kms = service::kms(global)?;
-    let here = service::begin(global, &kms)?;
     let descriptor = Descriptor::read(&*place.dir).map_err(|e| place.failed(e))?;
-    let there = global.region.as_str();
+    let services = Services::new(global, args, &place, &descriptor)?;
+    let here = services.here()?;
+    let there = here.region.as_str();
+    service::agree(global, &descriptor, args.change_kms)?;
     if there != descriptor.region && !args.change_region {
         return Err(CliError::Usage(format!(
             "the volume belongs to region {0}, the key service is in {there}; use --region {0}, or --change-region to \
@@ -106,39 +112,67 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
             descriptor.region
         )));
     }
-    let here: Arc<dyn KeyService> = Arc::new(here);
     let options = Options {
         key_id: args.key.clone(),
         below: place.below.clone(),
+        change_service: args.change_kms,
         keep_mtime: args.keep_mtime,
         dry_run: args.dry_run,
         threads: args.threads.map_or_else(processors, usize::from),
     };
     let total = rewrap::count(&place.dir, &place.below).map_err(|e| place.failed(e))?;
     let bar = progress(total);
-    let regions = |region: &str| other_region(global, &kms, region);
-    let done = rewrap::rewrap(&place.dir, &here, &regions, &options, &|| bar.inc(1));
+    let regions = |region: &str| services.source(region);
+    let done = rewrap::rewrap(&place.dir, &here.keys, &regions, &options, &|| bar.inc(1));
     bar.finish_and_clear();
     let report = done.map_err(|e| place.failed(e))?;
     show(args, &report)?;
     told(&report.failed, "could not be rewrapped; the others are. When the reason is gone, call it again")
 }
 
-/// The key service of another region of this home.
-fn other_region(
-    global: &Global,
-    kms: &Arc<Kms>,
-    region: &str,
-) -> std::result::Result<Arc<dyn KeyService>, VolumeError> {
-    let failed = |why: String| {
-        VolumeError::Key(KmsError::new(
-            KmsErrorKind::NotFound,
-            format!("The key is in region {region:?}, which cannot be used here: {why}"),
-        ))
-    };
-    let name: Region = region.parse().map_err(|e: crate::iam::IamError| failed(e.to_string()))?;
-    let session = service::begin_in(global, kms, &name).map_err(|e| failed(e.to_string()))?;
-    Ok(Arc::new(session))
+/// The key services between which keys are rewrapped.
+struct Services<'a> {
+    global: &'a Global,
+    passphrase: Option<SecretVec>,
+    /// Where the keys come from.
+    source: Which,
+    /// Region of the target.
+    region: Region,
+}
+
+impl<'a> Services<'a> {
+    fn new(global: &'a Global, args: &Args, place: &Place, volume: &Descriptor) -> Result<Self> {
+        let source = match (args.change_kms, global.kms) {
+            (false, same) => same,
+            (true, Which::Aws) => Which::Embedded,
+            (true, Which::Embedded) => Which::Aws,
+        };
+        let region = match (global.kms, &args.key) {
+            (Which::Aws, Some(key)) => service::region_of_key(global, key)?,
+            (Which::Aws, None) => service::region_of(&place.root, volume)?,
+            (Which::Embedded, _) => global.region.clone(),
+        };
+        let new = global.kms == Which::Aws && service::is_new(&global.in_region(region.clone()))?;
+        Ok(Self { global, passphrase: global.passphrase(new)?, source, region })
+    }
+
+    /// The target's.
+    fn here(&self) -> Result<Service> {
+        Service::in_region(self.global, self.global.kms, &self.region, self.passphrase.clone())
+    }
+
+    /// Where keys of a region come from.
+    fn source(&self, region: &str) -> std::result::Result<Arc<dyn KeyService>, VolumeError> {
+        let failed = |why: String| {
+            VolumeError::Key(KmsError::new(
+                KmsErrorKind::NotFound,
+                format!("The key is in region {region:?}, which cannot be used here: {why}"),
+            ))
+        };
+        let name: Region = region.parse().map_err(|e: crate::iam::IamError| failed(e.to_string()))?;
+        let service = Service::in_region(self.global, self.source, &name, self.passphrase.clone());
+        Ok(service.map_err(|e| failed(e.to_string()))?.keys)
+    }
 }
 
 /// On the terminal, if standard error is one.

@@ -1,16 +1,139 @@
-//! The key service of this run: opened as the account's root, or as whom `--as` names, in the chosen region.
+//! The key service of this run: the embedded one, opened as the account's root, or as whom `--as` names, in the chosen
+//! region; or AWS KMS.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use aws_config::{BehaviorVersion, SdkConfig};
+
 use super::error::{CliError, Result};
-use super::global::Global;
+use super::global::{Global, Which};
+use crate::client::AwsKms;
 use crate::crypto::SecretVec;
 use crate::iam::{AliasName, IamError, Region};
 use crate::kms::home::{Home, HomeError, Kms, KmsOptions};
 use crate::kms::identity::IdentitySession;
 use crate::kms::root::RootKeyError;
 use crate::kms::wire::{CreateAliasRequest, CreateKeyRequest, ListAliasesRequest, ListAliasesResponse};
-use crate::kms::{Caller, KeyService, KmsErrorKind, Session};
+use crate::kms::{Caller, KeyHolder, KeyService, KmsErrorKind, Ledger, Session};
+use crate::volume::VolumeError;
+use crate::volume::descriptor::Descriptor;
+use crate::volume::disk::Dir;
+
+/// What a volume needs: the key service that has its keys, in one region, and the log of what happens to its files.
+pub struct Service {
+    /// The key service.
+    pub keys: Arc<dyn KeyService>,
+    /// The log.
+    pub ledger: Arc<dyn Ledger>,
+    /// Their region.
+    pub region: Region,
+}
+
+impl Service {
+    /// That of a volume, which must be the one that --kms names: who can write to the volume's directory could
+    /// otherwise have the credentials of whoever mounts it used with a key of theirs.
+    pub fn of_volume(
+        global: &Global,
+        path: &Path,
+        dir: &dyn Dir,
+        passphrase: Option<SecretVec>,
+    ) -> Result<Self> {
+        let descriptor = Descriptor::read(dir).map_err(|e| CliError::volume(path, e))?;
+        agree(global, &descriptor, false)?;
+        let region = match global.kms {
+            Which::Embedded => global.region.clone(),
+            Which::Aws => region_of(path, &descriptor)?,
+        };
+        Self::in_region(global, global.kms, &region, passphrase)
+    }
+
+    /// Either of them.
+    pub fn in_region(
+        global: &Global,
+        which: Which,
+        region: &Region,
+        passphrase: Option<SecretVec>,
+    ) -> Result<Self> {
+        match which {
+            Which::Embedded => {
+                let session = Arc::new(session_with(&global.in_region(region.clone()), passphrase)?);
+                Ok(Self { keys: session.clone(), ledger: session, region: region.clone() })
+            }
+            Which::Aws => Self::aws(global, region, passphrase),
+        }
+    }
+
+    /// AWS KMS in a region; its calls are recorded in that region of the home, which is made if it is not there.
+    pub fn aws(global: &Global, region: &Region, passphrase: Option<SecretVec>) -> Result<Self> {
+        if global.principal.is_some() {
+            return Err(CliError::Usage(
+                "--as (KMSFS_AS) names somebody of the embedded key service; whom AWS KMS sees is whose credentials are \
+                 used: AWS_PROFILE chooses them"
+                    .to_owned(),
+            ));
+        }
+        let here = global.in_region(region.clone());
+        let ledger: Arc<dyn Ledger> = Arc::new(begin(&here, &open_or_make(&here, passphrase)?)?);
+        let keys = AwsKms::new(&sdk_config(region)?, global.kms_endpoint.as_deref(), ledger.clone())?;
+        Ok(Self { keys: Arc::new(keys), ledger, region: region.clone() })
+    }
+}
+
+/// A volume's keys must be at the key service that --kms names, or be going to come there.
+pub fn agree(global: &Global, descriptor: &Descriptor, change: bool) -> Result<()> {
+    let key =
+        || descriptor.keys.first().map_or_else(String::new, |key| key.key_arn.escape_debug().to_string());
+    match (global.kms, descriptor.holder()) {
+        _ if change => Ok(()),
+        (Which::Embedded, KeyHolder::Embedded) | (Which::Aws, KeyHolder::Aws) => Ok(()),
+        (Which::Aws, KeyHolder::Embedded) => Err(CliError::Usage(
+            "the volume's keys are in an embedded key service; leave --kms aws (KMSFS_KMS) away, or bring them to AWS KMS \
+             with `kmsfs --kms aws rewrap --change-kms`"
+                .to_owned(),
+        )),
+        (Which::Embedded, KeyHolder::Aws) => Err(CliError::Usage(format!(
+            "the volume's keys are at AWS KMS, under {}; give --kms aws to have it asked with your credentials",
+            key()
+        ))),
+    }
+}
+
+/// The passphrase, for [`Service::of_volume`]: asked for twice where a region is going to be made for the log.
+pub fn passphrase(global: &Global, volume: &Path, dir: &dyn Dir) -> Result<Option<SecretVec>> {
+    let new = match global.kms {
+        Which::Embedded => false,
+        Which::Aws => {
+            let descriptor = Descriptor::read(dir).map_err(|e| CliError::volume(volume, e))?;
+            is_new(&global.in_region(region_of(volume, &descriptor)?))?
+        }
+    };
+    global.passphrase(new)
+}
+
+/// The region of a key at AWS KMS: the ARN's, or the chosen one where it is named without.
+pub fn region_of_key(global: &Global, key: &str) -> Result<Region> {
+    // The fourth part of an ARN of a key or an alias.
+    match key.strip_prefix("arn:").and_then(|rest| rest.split(':').nth(2)) {
+        Some(region) => region.parse().map_err(|e: IamError| CliError::Usage(format!("{key}: {e}"))),
+        None => Ok(global.region.clone()),
+    }
+}
+
+/// The region that a volume says is its.
+pub fn region_of(volume: &Path, descriptor: &Descriptor) -> Result<Region> {
+    let bad =
+        |e: IamError| VolumeError::Descriptor(format!("names no region ({e}); restore it from a backup"));
+    descriptor.region.parse().map_err(|e| CliError::volume(volume, bad(e)))
+}
+
+/// AWS's variables, its files and what they lead to, for a region.
+fn sdk_config(region: &Region) -> Result<SdkConfig> {
+    let failed = |source| CliError::Io { what: "cannot read AWS's configuration".to_owned(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let region = aws_config::Region::new(region.to_string());
+    Ok(runtime.block_on(aws_config::defaults(BehaviorVersion::v2026_01_12()).region(region).load()))
+}
 
 /// The region must be there.
 pub fn session(global: &Global) -> Result<Session> {
@@ -77,9 +200,17 @@ pub fn session_or_new(global: &Global) -> Result<Session> {
 
 /// The same, of all regions.
 pub fn kms_or_new(global: &Global) -> Result<Arc<Kms>> {
+    open_or_make(global, global.passphrase(is_new(global)?)?)
+}
+
+/// Whether [`kms_or_new`] will make the region.
+pub fn is_new(global: &Global) -> Result<bool> {
+    Ok(!global.home()?.join(global.region.as_str()).exists())
+}
+
+fn open_or_make(global: &Global, passphrase: Option<SecretVec>) -> Result<Arc<Kms>> {
     let home = Home::open_or_create(&global.home()?).map_err(failed)?;
     let new = !home.region_path(&global.region).exists();
-    let passphrase = global.passphrase(new)?;
     let kms = open(global, passphrase.clone())?;
     if new {
         match kms.create_region(&global.region, passphrase.as_ref()) {

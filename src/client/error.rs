@@ -4,7 +4,7 @@ use std::error::Error;
 
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 
-use super::Response;
+use super::{PLAIN_HTTP, Response};
 use crate::kms::{KeyState, KmsError, KmsErrorKind};
 
 /// A failed call.
@@ -52,7 +52,9 @@ where
 {
     let why = reasons(error);
     // Its type is not to be named from here; its words are.
-    let (kind, message) = if why.contains("credential") {
+    let (kind, message) = if why.contains(PLAIN_HTTP) {
+        (KmsErrorKind::Validation, format!("AWS KMS in {region} was not asked: {PLAIN_HTTP}"))
+    } else if why.contains("credential") {
         let advice =
             "set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a credential_process";
         (KmsErrorKind::AccessDenied, format!("no credentials for AWS KMS in {region}: {why}; {advice}"))

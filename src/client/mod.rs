@@ -7,6 +7,7 @@
 mod error;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -54,11 +55,15 @@ pub struct AwsKms {
 }
 
 impl AwsKms {
-    /// A client of the configuration's region. Timeouts that the configuration does not say are set here. `ledger` is
-    /// where calls, and what happens to files, are recorded.
+    /// A client of the configuration's region, at `endpoint` instead of where the configuration says. Timeouts that the
+    /// configuration does not say are set here. `ledger` is where calls, and what happens to files, are recorded.
     ///
     /// To be made after a fork, never before: it has threads.
-    pub fn new(config: &SdkConfig, ledger: Arc<dyn Ledger>) -> Result<Self, KmsError> {
+    pub fn new(
+        config: &SdkConfig,
+        endpoint: Option<&str>,
+        ledger: Arc<dyn Ledger>,
+    ) -> Result<Self, KmsError> {
         let region = config.region().map(ToString::to_string).ok_or_else(|| {
             KmsError::at_aws(KmsErrorKind::Validation, "no region is given for AWS KMS; give the key's ARN")
         })?;
@@ -71,7 +76,10 @@ impl AwsKms {
             given.and_then(TimeoutConfig::operation_attempt_timeout).or(Some(ATTEMPT)),
         );
         timeouts.set_operation_timeout(given.and_then(TimeoutConfig::operation_timeout).or(Some(OPERATION)));
-        let conf = aws_sdk_kms::config::Builder::from(config).timeout_config(timeouts.build()).build();
+        let mut conf = aws_sdk_kms::config::Builder::from(config).timeout_config(timeouts.build());
+        if let Some(endpoint) = endpoint {
+            conf = conf.endpoint_url(endpoint);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("aws-kms")
@@ -80,7 +88,7 @@ impl AwsKms {
             .map_err(|e| {
                 KmsError::at_aws(KmsErrorKind::Internal, format!("no thread for calls to AWS KMS: {e}"))
             })?;
-        Ok(Self { runtime: Some(runtime), client: Client::from_conf(conf), region, ledger })
+        Ok(Self { runtime: Some(runtime), client: Client::from_conf(conf.build()), region, ledger })
     }
 
     /// Its region.
@@ -189,24 +197,45 @@ fn note(record: &mut RemoteCall, (arns, material): (Vec<Option<&str>>, Option<&s
     record.key_material_id = material.map(str::to_owned);
 }
 
-/// Counts how often a call is sent.
+/// Counts how often a call is sent, and sends none where others could read plaintext keys.
 #[derive(Debug, Clone, Default)]
 struct Attempts(Arc<AtomicU32>);
 
 impl Intercept for Attempts {
     fn name(&self) -> &'static str {
-        "kmsfs counts attempts"
+        "kmsfs"
     }
 
     fn read_before_attempt(
         &self,
-        _: &BeforeTransmitInterceptorContextRef<'_>,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        // Whoever set the endpoint: an option, a variable, a profile.
+        if !is_private(context.request().uri()) {
+            return Err(PLAIN_HTTP.into());
+        }
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Said where an endpoint would show keys to the network.
+const PLAIN_HTTP: &str =
+    "plain HTTP to another machine would show plaintext keys to the network; the endpoint must be https://";
+
+/// TLS, or this machine's loopback.
+fn is_private(uri: &str) -> bool {
+    let Some(rest) = uri.strip_prefix("http://") else { return uri.starts_with("https://") };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // Behind a user's name and before a port.
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// None for an empty one, as callers of AWS KMS have it.
@@ -404,4 +433,38 @@ fn state_of(name: &str) -> Option<KeyState> {
         "Updating" => KeyState::Updating,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_goes_to_this_machine_only() {
+        for uri in [
+            "https://kms.eu-west-1.amazonaws.com/",
+            "http://127.0.0.1:4566",
+            "http://[::1]:1/",
+            "http://localhost/",
+        ] {
+            assert!(is_private(uri), "{uri}");
+        }
+        for uri in [
+            "http://kms.eu-west-1.amazonaws.com/",
+            "http://10.0.0.1:80/",
+            "http://127.0.0.1@example.org/",
+            "http://localhost.example.org",
+            "http://[::2]/",
+            "ftp://localhost/",
+            "",
+        ] {
+            assert!(!is_private(uri), "{uri}");
+        }
+    }
+
+    #[test]
+    fn states_that_are_not_known_are_none() {
+        assert_eq!(state_of("PendingReplicaDeletion"), Some(KeyState::PendingReplicaDeletion));
+        assert_eq!(state_of("Unavailable"), None);
+    }
 }

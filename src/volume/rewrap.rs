@@ -33,6 +33,9 @@ pub struct Options {
     /// Entries of the backing that lead from the volume's root to a directory or file. Empty: the whole volume, with
     /// the volume key.
     pub below: Vec<Vec<u8>>,
+    /// The keys come from another key service than the target's (embedded, AWS KMS): by Decrypt there and Encrypt here,
+    /// in the same region too.
+    pub change_service: bool,
     /// Leave the files' mtime alone. Else it goes on by a second, for backups that compare only size and mtime.
     pub keep_mtime: bool,
     /// Write nothing. One ReEncrypt is asked for all the same, of the volume key: it tells the current material.
@@ -140,8 +143,13 @@ pub fn rewrap(
     let wished = options.key_id.as_deref().unwrap_or(&volume_key.key_arn);
     let target = here.describe_key(wished)?;
     let whole = options.below.is_empty();
-    if target.region != descriptor.region && !whole {
-        return Err(VolumeError::Invalid("only a whole volume can come under a key of another region"));
+    if (target.region != descriptor.region || options.change_service) && !whole {
+        return Err(VolumeError::Invalid(
+            "only a whole volume can come under a key of another region or key service",
+        ));
+    }
+    if !options.change_service && here.holder() != descriptor.holder() {
+        return Err(VolumeError::WrongService { volume: descriptor.holder() });
     }
     let mut job = Job {
         here: here.clone(),
@@ -223,11 +231,25 @@ impl Job<'_> {
         Ok(service)
     }
 
-    /// A key under the target. ReEncrypt where the key service can; from another region by Decrypt there and
-    /// Encrypt here.
+    /// A key under the target. ReEncrypt where the key service can; from another region or key service by Decrypt
+    /// there and Encrypt here.
     fn wrap(&self, key: &WrappedKey, context: &EncryptionContext) -> Result<WrappedKey> {
+        if !self.options.change_service {
+            return self.wrap_from(key, context, false);
+        }
+        let moved = self.wrap_from(key, context, true);
+        // Called again with another target, it meets keys that are at the new key service already.
+        moved.or_else(|refusal| self.wrap_from(key, context, false).map_err(|_| refusal))
+    }
+
+    fn wrap_from(
+        &self,
+        key: &WrappedKey,
+        context: &EncryptionContext,
+        other_service: bool,
+    ) -> Result<WrappedKey> {
         let region = region_of(&key.key_arn);
-        if region == self.region {
+        if region == self.region && !other_service {
             let made = self.here.re_encrypt(&key.ciphertext, context, &self.under.0, context)?;
             return Ok(WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext });
         }
