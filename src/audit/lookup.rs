@@ -18,7 +18,7 @@ use super::event::Event;
 use crate::store::{Durability, ReadTx, Store, WriteTx};
 
 const INDEX: &str = "audit-index";
-const BLOCK: u64 = 256;
+pub(super) const BLOCK: u64 = 256;
 const DONE: &[u8] = b"n";
 const TIME: u8 = b't';
 const KEY: u8 = b'k';
@@ -108,7 +108,7 @@ fn number(bytes: &[u8]) -> Option<u64> {
 }
 
 /// Number of blocks that are indexed.
-fn indexed(tx: &dyn ReadTx) -> Result<u64, AuditError> {
+pub(super) fn indexed(tx: &dyn ReadTx) -> Result<u64, AuditError> {
     Ok(tx.get(INDEX, DONE)?.and_then(|v| number(&v)).unwrap_or(0))
 }
 
@@ -284,7 +284,8 @@ fn candidates(tx: &dyn ReadTx, filter: &Filter, to: u64) -> Result<Vec<Candidate
     Ok(rows.into_iter().filter_map(|(key, offsets)| Some((number(&key)?, Some(offsets)))).collect())
 }
 
-fn may_hold_time(tx: &dyn ReadTx, filter: &Filter, block: u64) -> Result<bool, AuditError> {
+/// Whether an indexed block may hold events of the filter's time.
+pub(super) fn may_hold_time(tx: &dyn ReadTx, filter: &Filter, block: u64) -> Result<bool, AuditError> {
     if filter.start.is_none() && filter.end.is_none() {
         return Ok(true);
     }

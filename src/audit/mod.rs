@@ -9,6 +9,7 @@ mod event;
 mod export;
 mod lookup;
 mod merge;
+mod usage;
 
 pub use bounds::bounded;
 pub use chain::{
@@ -23,6 +24,7 @@ pub use event::{
 pub use export::{BUCKET, DigestKeys, ExportError, ExportOptions, Exported, Log, Source, export};
 pub use lookup::{Filter, Found, Page, USUAL_LIMIT, index, lookup, newest, page};
 pub use merge::merge;
+pub use usage::{CallKind, CallSeen, calls};
 
 #[cfg(test)]
 mod tests;

@@ -111,7 +111,7 @@ struct Export {
 }
 
 /// A moment, or how long ago.
-fn time(text: &str) -> std::result::Result<Timestamp, String> {
+pub(super) fn time(text: &str) -> std::result::Result<Timestamp, String> {
     let bad = || {
         "a time such as 2026-11-24T12:00:00Z, a day such as 2026-11-24, or 15m for 15 minutes ago".to_owned()
     };

@@ -22,6 +22,7 @@ mod serve;
 mod service;
 mod status;
 mod umount;
+mod usage;
 
 use std::io;
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ enum Verb {
     Alias(alias::Args),
     Iam(iam::Args),
     Audit(audit::Args),
+    Usage(usage::Args),
     Encrypt(secret::EncryptArgs),
     Decrypt(secret::DecryptArgs),
     Serve(serve::Args),
@@ -119,6 +121,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Alias(args) => alias::run(global, args)?,
         Verb::Iam(args) => return iam::run(global, args),
         Verb::Audit(args) => audit::run(global, args)?,
+        Verb::Usage(args) => usage::run(global, args)?,
         Verb::Encrypt(args) => secret::encrypt(global, args)?,
         Verb::Decrypt(args) => secret::decrypt(global, args)?,
         Verb::Serve(args) => serve::run(global, args)?,

@@ -206,7 +206,8 @@ impl Intercept for Attempts {
         "kmsfs"
     }
 
-    fn read_before_attempt(
+    /// The endpoint is known by now, and nothing is sent yet.
+    fn read_before_transmit(
         &self,
         context: &BeforeTransmitInterceptorContextRef<'_>,
         _: &RuntimeComponents,

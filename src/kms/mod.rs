@@ -39,6 +39,7 @@ mod state;
 mod together;
 mod token;
 mod trail;
+mod usage;
 pub mod wire;
 
 pub use clock::{Clock, SystemClock};
@@ -54,6 +55,7 @@ pub use session::{Caller, Session};
 pub use simulate::Simulated;
 pub use together::Unrecorded;
 pub use trail::TrailErrorKind;
+pub use usage::KeptKey;
 
 #[cfg(test)]
 mod tests;

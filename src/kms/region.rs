@@ -421,6 +421,18 @@ impl Core {
         Ok(audit::lookup(&*self.store.read()?, filter)?)
     }
 
+    /// Gives the calls of an account to `seen`; see [`audit::calls`].
+    pub fn calls(
+        &self,
+        account: &AccountId,
+        start: Option<Timestamp>,
+        end: Option<Timestamp>,
+        seen: &mut dyn FnMut(audit::CallSeen<'_>),
+    ) -> Result<(), KmsError> {
+        self.flush()?;
+        Ok(audit::calls(&self.store, account.as_str(), start, end, seen)?)
+    }
+
     fn slow_beat(&self) {
         self.tick();
         self.report("signing the audit log's head", self.sign().map_err(KmsError::from));

@@ -2,8 +2,9 @@
 //! bytes, whatever it is given.
 
 use kmsfs::crypto::{AeadKey, NonceRun, Secret};
+use kmsfs::kms::KeyHolder;
 use kmsfs::volume::block::{self, BlockHead};
-use kmsfs::volume::descriptor::Descriptor;
+use kmsfs::volume::descriptor::{Descriptor, Feature};
 use kmsfs::volume::epoch::Epoch;
 use kmsfs::volume::header::{Header, WrappedKey};
 use kmsfs::volume::keys::{DataKey, FileKeys, VolumeKey, VolumeKeys};
@@ -142,7 +143,7 @@ proptest! {
 fn a_descriptor_of_another_format_feature_or_volume_says_so() {
     let volume = volume();
     let wrapped = WrappedKey { key_arn: "arn".into(), ciphertext: vec![1, 2, 3] };
-    let made = Descriptor::new(&volume, "us-east-1".into(), vec![wrapped]);
+    let made = Descriptor::new(&volume, "us-east-1".into(), Vec::new(), vec![wrapped.clone()]);
     let text = String::from_utf8(made.encode().unwrap()).unwrap();
     let parsed = Descriptor::parse(text.as_bytes()).unwrap();
     assert_eq!(parsed, made);
@@ -155,6 +156,17 @@ fn a_descriptor_of_another_format_feature_or_volume_says_so() {
     assert!(error(&text.replace("\"region\"", "\"religion\"")).contains("damaged"));
     let moved = Descriptor::parse(text.replace("us-east-1", "eu-west-1").as_bytes()).unwrap();
     assert!(moved.verify(&volume).unwrap_err().to_string().contains("was changed"));
+    // A feature is authenticated, and listed once.
+    let at_aws = Descriptor::new(&volume, "us-east-1".into(), vec![Feature::AwsKms], vec![wrapped]);
+    let aws = String::from_utf8(at_aws.encode().unwrap()).unwrap();
+    let parsed = Descriptor::parse(aws.as_bytes()).unwrap();
+    assert_eq!((parsed.holder(), &parsed), (KeyHolder::Aws, &at_aws));
+    parsed.verify(&volume).unwrap();
+    let added = text.replace("\"features\": []", "\"features\": [\"aws-kms\"]");
+    assert!(Descriptor::parse(added.as_bytes()).unwrap().verify(&volume).is_err());
+    let dropped = aws.replace("\"aws-kms\"", "");
+    assert!(Descriptor::parse(dropped.as_bytes()).unwrap().verify(&volume).is_err());
+    assert!(error(&aws.replace("\"aws-kms\"", "\"aws-kms\", \"aws-kms\"")).contains("damaged"));
     let other = VolumeKeys::derive(&VolumeKey(Secret::new([8; 32])), [2; 16]).unwrap();
     assert!(made.verify(&other).is_err());
 }

@@ -1,7 +1,7 @@
 //! The key service over HTTP: raw requests through a socket, signed by a signer that shares nothing with the server.
 
 mod arbitrary;
-mod bed;
+pub mod bed;
 mod faults;
 mod identity;
 mod limits;

@@ -14,6 +14,8 @@ const KMSFS: &str = env!("CARGO_BIN_EXE_kmsfs");
 pub const KEY: &str = "alias/vault";
 
 pub struct Bed {
+    /// Variables of every program that is run.
+    pub env: Vec<(String, String)>,
     // Dropped last, after the unmount below.
     dir: tempfile::TempDir,
 }
@@ -39,7 +41,7 @@ impl Bed {
         for name in ["vault", "plain"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        Self { dir }
+        Self { env: Vec::new(), dir }
     }
 
     /// A new volume, mounted.
@@ -66,13 +68,19 @@ impl Bed {
     /// The program with its home in the bed, in the bed's directory.
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(KMSFS);
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("AWS_")) {
+                command.env_remove(name);
+            }
+        }
         command
             .args(args)
             .current_dir(self.dir())
             .env("KMSFS_HOME", self.dir().join("home"))
-            .env_remove("AWS_REGION")
             .env_remove("KMSFS_ACCOUNT")
             .env_remove("KMSFS_PASSPHRASE_FILE")
+            .env_remove("KMSFS_KMS")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
     }

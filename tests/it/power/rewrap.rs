@@ -22,6 +22,7 @@ fn to(key_id: Option<&str>) -> Options {
     Options {
         key_id: key_id.map(str::to_owned),
         below: Vec::new(),
+        change_service: false,
         keep_mtime: false,
         dry_run: false,
         threads: 1,

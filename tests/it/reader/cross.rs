@@ -29,7 +29,12 @@ fn kmsfs_encoders_open() {
     let lnk = |t: &[u8], n: &[u8]| symlink(OsStr::from_bytes(t), at(n)).unwrap();
     let vk = keys::VolumeKeys::derive(&keys::VolumeKey(Secret::new([1; 32])), [0xab; 16]).unwrap();
     let wrapped = |b: &[u8]| header::WrappedKey { key_arn: "arn:x".into(), ciphertext: b.to_vec() };
-    let d = descriptor::Descriptor::new(&vk, "us-east-1".into(), vec![wrapped(b"V")]);
+    let d = descriptor::Descriptor::new(
+        &vk,
+        "us-east-1".into(),
+        vec![descriptor::Feature::AwsKms],
+        vec![wrapped(b"V")],
+    );
     fs::write(at(b"kmsfs.json"), d.encode().unwrap()).unwrap();
     fs::create_dir_all(dir.path().join(".kmsfs/links")).unwrap();
     let e = epoch::Epoch {

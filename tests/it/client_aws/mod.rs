@@ -1,0 +1,8 @@
+//! AWS KMS as the key service of a volume: `kmsfs --kms aws`, on real mounts, against `kmsfs serve`, and against moto as a
+//! second server that others wrote.
+
+mod calls;
+mod outage;
+mod proxy;
+mod server;
+mod volumes;
