@@ -91,6 +91,14 @@ pub enum HomeError {
         /// The root key.
         path: String,
     },
+    /// A backup, or the place for one, is no good.
+    #[error("{path}: {reason}")]
+    Backup {
+        /// The backup, or the home that was to be.
+        path: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The root key.
     #[error(transparent)]
     RootKey(#[from] RootKeyError),

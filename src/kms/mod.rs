@@ -1,5 +1,6 @@
 //! Layer 5: the key service. The one place where anything is allowed, done and recorded.
 
+mod backup;
 pub mod blob;
 mod cache;
 mod call;
@@ -23,6 +24,7 @@ mod managed;
 mod operation;
 mod ops;
 mod owned;
+mod places;
 mod region;
 mod related;
 mod remote;
@@ -42,11 +44,13 @@ mod trail;
 mod usage;
 pub mod wire;
 
+pub use backup::{BackupFile, Manifest, Restored};
 pub use clock::{Clock, SystemClock};
 pub use error::{KeyState, KmsError, KmsErrorKind};
 pub use export::DigestPublicKey;
 pub use home::{Home, HomeError, Kms, KmsOptions};
 pub use operation::Operation;
+pub use places::{Place, PlaceKind, Places};
 pub use service::{
     DataKey, Decrypted, Encrypted, EncryptionContext, FileEvent, KeyHolder, KeyMetadata, KeyService, Ledger,
     ReEncrypted, RemoteCall, SnapshotAction,

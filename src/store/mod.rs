@@ -1,9 +1,11 @@
 //! Layer 2: one transactional store of ordered keys and values. Every layer above owns its collections.
 
+mod copy;
 mod sqlite;
 
 use std::ops::Bound;
 
+pub use copy::{Moment, check_file};
 pub use sqlite::SqliteStore;
 
 /// Shorthand.

@@ -19,7 +19,7 @@ pub use call::HOME_REGION;
 pub use credential::Credential;
 pub use error::IdentityErrorKind;
 pub use operation::{IdentityOperation, OPERATIONS, Row};
-pub use service::{Identities, IdentityService};
+pub use service::{Identities, IdentityService, belongs};
 pub use session::IdentitySession;
 
 /// The row of an operation of IAM or STS.

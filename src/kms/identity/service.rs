@@ -105,6 +105,13 @@ struct Cache {
     known: HashMap<String, Arc<Known>>,
 }
 
+/// Is this the root key of this store?
+pub fn belongs(tx: &dyn ReadTx, root: &RootKey) -> Result<bool, StoreError> {
+    let check = tx.get(IAM, b"root")?.unwrap_or_default();
+    let opened = directory::open(root.expose(), labels::IAM_CHECK, &[], &check);
+    Ok(opened.is_ok_and(|text| text.expose() == CHECK))
+}
+
 impl Identities {
     /// Of this home; nothing is opened or made.
     pub fn new(home: &Path, passphrase: Option<SecretVec>, clock: Arc<dyn Clock>) -> Self {
@@ -267,9 +274,7 @@ impl Identities {
         }
         let root = RootKey::open(&root_path, self.passphrase.as_ref())?;
         let store = SqliteStore::open(&store_path)?;
-        let check = store.read()?.get(IAM, b"root")?.unwrap_or_default();
-        let opened = directory::open(root.expose(), labels::IAM_CHECK, &[], &check);
-        if !opened.is_ok_and(|text| text.expose() == CHECK) {
+        if !belongs(&*store.read()?, &root)? {
             return Err(HomeError::OtherRootKey { path: shown(&root_path) });
         }
         let generation = path.join("generation");
