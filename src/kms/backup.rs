@@ -45,7 +45,8 @@ pub struct Manifest {
     kmsfs_home_backup: u32,
     /// Hex.
     pub id: String,
-    /// The moment; seconds and their parts in UTC (RFC 3339).
+    /// The moment, as RFC 3339 writes it.
+    #[serde(with = "rfc3339")]
     pub taken: Timestamp,
     /// Also the root keys are in it.
     pub with_root_keys: bool,
@@ -65,6 +66,20 @@ pub struct BackupFile {
     pub bytes: u64,
     /// Hex.
     pub sha256: String,
+}
+
+/// Times as text.
+mod rfc3339 {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(time)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
 }
 
 /// What restoring did.
@@ -393,8 +408,10 @@ fn lock(dir: &Path, place: &Path) -> Result<File, HomeError> {
 
 fn empty_or_absent(place: &Path, advice: &str) -> Result<(), HomeError> {
     match fs::read_dir(place) {
-        Ok(mut entries) if entries.next().is_none() => Ok(()),
-        Ok(_) => Err(refused(place, &format!("it is there already, and not empty; {advice}"))),
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(refused(place, &format!("it is there already, and not empty; {advice}"))),
+        },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(file(place, e)),
     }
