@@ -31,6 +31,16 @@ pub fn error(error: &CliError) {
     let _ = writeln!(io::stderr(), "kmsfs: {error}");
 }
 
+/// Asks a person at the terminal; what was typed, without blanks around it.
+pub fn ask(question: &str) -> Result<String> {
+    let failed = |source| CliError::Io { what: "cannot ask on the terminal".to_owned(), source };
+    let mut err = io::stderr().lock();
+    err.write_all(question.as_bytes()).and_then(|()| err.flush()).map_err(failed)?;
+    let mut typed = String::new();
+    io::stdin().read_line(&mut typed).map_err(failed)?;
+    Ok(typed.trim().to_owned())
+}
+
 /// Prints a value in its serialised shape, for scripts.
 pub fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| CliError::Failed(e.to_string()))?;

@@ -4,6 +4,7 @@
 
 mod attrs;
 pub mod block;
+pub mod census;
 pub mod content;
 mod core;
 pub mod descriptor;

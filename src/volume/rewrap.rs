@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::census::{Under, under};
 use super::descriptor::{self, DESCRIPTOR, Descriptor, LOCK, PRIVATE_DIR};
 use super::disk::{BackingFile, Change, Dir, Time};
 use super::each::{each_file, walk};
@@ -63,9 +64,6 @@ pub struct Report {
     pub failed: Failures,
 }
 
-/// A KMS key and, where it can be told, the hex id of its material.
-type Under = (String, Option<String>);
-
 /// How many files are under which KMS key and material: the first wrapped key of each counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -82,10 +80,6 @@ pub struct Summary {
 /// Hex id of the key material that a ciphertext names.
 fn material(ciphertext: &[u8]) -> Option<String> {
     CiphertextBlob::parse(ciphertext).map(|blob| hex::encode(blob.material))
-}
-
-fn under(key: &WrappedKey) -> Under {
-    (key.key_arn.clone(), material(&key.ciphertext))
 }
 
 /// Region in an ARN; empty if it is none.
