@@ -48,7 +48,7 @@ pub struct Args {
     /// Change nothing; tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Threads that ask the key service [default: one for each processor]
+    /// Threads that ask the key service [default: one for each processor; with --kms aws 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// Print JSON
@@ -92,6 +92,11 @@ impl Place {
     }
 }
 
+/// Of calls over a network most wait.
+fn usual_threads(kms: Which) -> usize {
+    if kms == Which::Aws { 16 } else { processors() }
+}
+
 fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
@@ -118,7 +123,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         change_service: args.change_kms,
         keep_mtime: args.keep_mtime,
         dry_run: args.dry_run,
-        threads: args.threads.map_or_else(processors, usize::from),
+        threads: args.threads.map_or_else(|| usual_threads(global.kms), usize::from),
     };
     let total = rewrap::count(&place.dir, &place.below).map_err(|e| place.failed(e))?;
     let bar = progress(total);

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -54,6 +55,8 @@ pub struct Core {
     directory_locks: [Mutex<()>; 64],
     /// The key service's generation that all leases and waiting keys belong to.
     generation: AtomicU64,
+    /// When the waiting keys were dropped last, where the key service has no generation.
+    drained: Mutex<Instant>,
     /// The generation moved and the open files were not decided about again.
     withdrawn: AtomicBool,
     pub(super) stop: AtomicBool,
@@ -151,6 +154,7 @@ impl Volume {
             next_handle: AtomicU64::new(1),
             directory_locks: [const { Mutex::new(()) }; 64],
             generation: AtomicU64::new(generation),
+            drained: Mutex::new(Instant::now()),
             withdrawn: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
@@ -265,7 +269,15 @@ impl Core {
 
     /// Drops what was decided before the key service's generation moved.
     pub(super) fn notice_changes(&self) -> Result<()> {
-        let Some(now) = self.ledger.generation()? else { return Ok(()) };
+        let Some(now) = self.ledger.generation()? else {
+            // Nothing tells of changes: what was decided holds for a lease, data keys that wait among it.
+            let mut drained = self.drained.lock();
+            if drained.elapsed() >= self.options.lease {
+                self.pool.drain();
+                *drained = Instant::now();
+            }
+            return Ok(());
+        };
         if self.generation.swap(now, Ordering::AcqRel) != now {
             self.leases.end_all();
             self.pool.drain();

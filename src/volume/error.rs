@@ -103,9 +103,9 @@ pub enum VolumeError {
         service: String,
     },
     /// A volume whose keys are at another key service.
-    #[error("the volume's keys are {}; `kmsfs mount` uses that key service", match .volume {
-        KeyHolder::Embedded => "in an embedded key service, not at AWS KMS",
-        KeyHolder::Aws => "at AWS KMS, not in the embedded key service",
+    #[error("the volume's keys are {}", match .volume {
+        KeyHolder::Embedded => "in an embedded key service; AWS KMS, which was to be asked, does not have them",
+        KeyHolder::Aws => "at AWS KMS; the embedded key service, which this command uses, does not have them",
     })]
     WrongService {
         /// Of the volume.
