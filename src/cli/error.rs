@@ -101,6 +101,14 @@ pub enum CliError {
     /// Not what was written.
     #[error("{0}")]
     Tampered(String),
+    /// What a mount told through its control socket.
+    #[error("{message}")]
+    Mounted {
+        /// What the program ends with.
+        exit: Exit,
+        /// A whole sentence.
+        message: String,
+    },
     /// Nobody reads what is printed any more; that is no failure.
     #[error("the reader of the output is gone")]
     NoReader,
@@ -127,12 +135,16 @@ impl CliError {
                 Exit::Refused
             }
             Self::Home(_) => Exit::Home,
-            Self::Volume { source: VolumeError::InUse | VolumeError::NotSettled, .. }
+            Self::Volume {
+                source: VolumeError::InUse | VolumeError::NotSettled | VolumeError::NotStill,
+                ..
+            }
             | Self::Mount(MountError::Busy { .. })
             | Self::Busy(_) => Exit::Busy,
             Self::Volume { source: VolumeError::Backing { .. }, .. } | Self::Mount(_) => Exit::Failure,
             Self::Volume { .. } => Exit::Volume,
             Self::Tampered(_) => Exit::Tampered,
+            Self::Mounted { exit, .. } => *exit,
         }
     }
 }

@@ -121,6 +121,11 @@ impl Global {
         Ok(Some(first))
     }
 
+    /// The same as somebody else.
+    pub fn acting_as(&self, principal: &str) -> Self {
+        Self { principal: Some(principal.to_owned()), ..self.clone() }
+    }
+
     /// The same with its home settled.
     pub fn at(&self, home: PathBuf) -> Self {
         Self { home: Some(home), ..self.clone() }

@@ -3,11 +3,13 @@
 mod administrator;
 mod alias;
 mod audit;
+mod control;
 mod daemon;
 mod demo;
 mod error;
 mod files;
 mod global;
+mod hold;
 mod iam;
 mod init;
 mod inspect;
@@ -55,6 +57,7 @@ enum Verb {
     Status(status::Args),
     Inspect(inspect::Args),
     Rewrap(rewrap::Args),
+    Hold(hold::Args),
     Key(key::Args),
     Alias(alias::Args),
     Iam(iam::Args),
@@ -117,6 +120,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Status(args) => status::run(args)?,
         Verb::Inspect(args) => inspect::run(args)?,
         Verb::Rewrap(args) => rewrap::run(global, args)?,
+        Verb::Hold(args) => return hold::run(args),
         Verb::Key(args) => key::run(global, args)?,
         Verb::Alias(args) => alias::run(global, args)?,
         Verb::Iam(args) => return iam::run(global, args),

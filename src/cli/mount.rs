@@ -14,8 +14,9 @@ use super::daemon::{self, Report, Side};
 use super::error::{CliError, Exit, Result};
 use super::global::Global;
 use super::service::{self, Service};
-use super::{mounts, output};
+use super::{control::Keeper, mounts, output};
 use crate::crypto::SecretVec;
+use crate::mount::control::Control;
 use crate::mount::{MountError, MountOptions, Mounted};
 use crate::volume::host::HostDir;
 use crate::volume::{Volume, VolumeOptions};
@@ -169,7 +170,7 @@ impl Plan<'_> {
         daemon::raise_open_files();
         let (args, path) = (self.args, &self.volume);
         let dir = HostDir::open(path).map_err(|e| CliError::io("the volume", path, e))?;
-        let service = Service::of_volume(&self.global, path, &*dir, self.passphrase)?;
+        let service = Service::of_volume(&self.global, path, &*dir, self.passphrase.clone())?;
         // What may fail is done before the mount is seen.
         let log = match report {
             Some(_) => Some(daemon::open_log(&self.log).map_err(|e| CliError::io("the log", &self.log, e))?),
@@ -185,11 +186,23 @@ impl Plan<'_> {
             // Nothing was written through it; the mount's own error is the one to tell.
             let _ = volume.close();
         })?;
+        let control = (!args.read_only).then(|| {
+            let (global, passphrase) = (self.global, self.passphrase);
+            let keeper = Keeper { global, passphrase, volume: self.volume.clone() };
+            Control::start(volume.clone(), mounted.kernel(), path, Box::new(keeper))
+        });
+        let control = control.transpose().unwrap_or_else(|error| {
+            tracing::warn!(
+                "no control socket can be made in {}: {error}; what needs the volume while it is mounted cannot be done",
+                path.display()
+            );
+            None
+        });
         if let (Some(report), Some(log)) = (report.and_then(Option::take), log) {
             // A parent that was killed does not hear it; the mount stands all the same.
             let _ = report.ready(&log);
         }
-        let left = attend(&volume, &mounted, signals, &self.point);
+        let left = attend(&volume, &mounted, control, signals, &self.point);
         // Open files of a mount that is left still have requests under way; the process ends before they do.
         let ended = if left { Ok(()) } else { mounted.join() };
         if let Err(error) = ended {
@@ -201,7 +214,13 @@ impl Plan<'_> {
 
 /// Attends to the mount until it is taken away, or a signal asks for the end. True if files are still open
 /// there.
-fn attend(volume: &Volume, mounted: &Mounted, mut signals: Signals, point: &Path) -> bool {
+fn attend(
+    volume: &Volume,
+    mounted: &Mounted,
+    mut control: Option<Control>,
+    mut signals: Signals,
+    point: &Path,
+) -> bool {
     let mut leaving: Option<Instant> = None;
     let mut ticked = Instant::now();
     while mounted.is_running() {
@@ -218,6 +237,8 @@ fn attend(volume: &Volume, mounted: &Mounted, mut signals: Signals, point: &Path
         match leaving {
             None if signals.pending().next().is_some() => {
                 leaving = Some(Instant::now());
+                // Whoever holds the volume still would hold this up.
+                drop(control.take());
                 leave(mounted, point);
             }
             Some(since) if since.elapsed() > GRACE || signals.pending().next().is_some() => {

@@ -137,11 +137,11 @@ fn sdk_config(region: &Region) -> Result<SdkConfig> {
 
 /// The region must be there.
 pub fn session(global: &Global) -> Result<Session> {
-    session_with(global, global.passphrase(false)?)
+    begin(global, &kms(global)?)
 }
 
 /// With a passphrase that was asked for before.
-pub fn session_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Session> {
+fn session_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Session> {
     begin(global, &open(global, passphrase)?)
 }
 

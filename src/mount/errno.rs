@@ -50,7 +50,7 @@ pub(crate) fn errno(error: &VolumeError) -> i32 {
         | VolumeError::WrongRegion { .. }
         | VolumeError::WrongService { .. }
         | VolumeError::Epoch(_) => libc::EIO,
-        VolumeError::InUse | VolumeError::NotSettled => libc::EBUSY,
+        VolumeError::InUse | VolumeError::NotSettled | VolumeError::NotStill => libc::EBUSY,
     }
 }
 
@@ -178,7 +178,8 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
         | VolumeError::WrongService { .. }
         | VolumeError::Epoch(_)
         | VolumeError::InUse
-        | VolumeError::NotSettled => None,
+        | VolumeError::NotSettled
+        | VolumeError::NotStill => None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! become errno, nothing is decided. fuser's types stay inside.
 
 mod adaptor;
+pub mod control;
 mod convert;
 mod errno;
 mod point;
@@ -100,12 +101,41 @@ pub enum MountError {
     },
 }
 
-/// A volume under a directory. Dropping it takes the mount away, lazily if it is in use.
-pub struct Mounted {
+/// What a mount can ask of the kernel. Cheap to clone; outlives the mount, and does nothing then.
+#[derive(Clone)]
+pub struct Kernel {
     point: PathBuf,
     /// Of the mounted filesystem.
     device: (u32, u32),
     notifier: Notifier,
+}
+
+impl Kernel {
+    /// Makes the kernel drop a file's cached pages (it writes the dirty ones back first), so that the next
+    /// access asks the volume. Waits for requests: never call it from code that serves one.
+    ///
+    /// # Errors
+    /// The kernel's, if it could not write back; a file that it does not know is no error.
+    pub fn drop_pages(&self, node: NodeId) -> io::Result<()> {
+        self.notifier.inval_inode(INodeNo(node), 0, 0)
+    }
+
+    /// syncfs of the mount: what programs have written comes here. Waits for requests, as above. Nothing is done where
+    /// the mount is out of sight.
+    ///
+    /// # Errors
+    /// The kernel's, if it could not write back.
+    pub fn sync(&self) -> io::Result<()> {
+        if !point::device_of(&self.point).is_ok_and(|device| device == self.device) {
+            return Ok(());
+        }
+        Ok(rustix::fs::syncfs(std::fs::File::open(&self.point)?)?)
+    }
+}
+
+/// A volume under a directory. Dropping it takes the mount away, lazily if it is in use.
+pub struct Mounted {
+    kernel: Kernel,
     /// None only while it is being joined.
     session: Option<BackgroundSession>,
     /// One unmounting at a time.
@@ -150,9 +180,7 @@ fn serve(
     let device = point::device_of(point).map_err(silent)?;
     point::raise_readahead(device, adaptor::MAX_REQUEST);
     Ok(Mounted {
-        point: point.to_owned(),
-        device,
-        notifier,
+        kernel: Kernel { point: point.to_owned(), device, notifier },
         session: Some(session),
         unmounting: Mutex::new(()),
     })
@@ -161,7 +189,12 @@ fn serve(
 impl Mounted {
     /// The mount point, absolute and without links.
     pub fn point(&self) -> &Path {
-        &self.point
+        &self.kernel.point
+    }
+
+    /// What can be asked of the kernel, for other threads.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel.clone()
     }
 
     /// False once it is unmounted, by whomever, and nothing of it is open any more.
@@ -189,8 +222,9 @@ impl Mounted {
     fn detach(&self, lazy: bool) -> Result<(), MountError> {
         let _one = self.unmounting.lock();
         // What is mounted there now may be another's.
-        let ours = point::device_of(&self.point).is_ok_and(|device| device == self.device);
-        if self.is_running() && ours { point::detach(&self.point, lazy) } else { Ok(()) }
+        let Kernel { point, device, .. } = &self.kernel;
+        let ours = point::device_of(point).is_ok_and(|there| there == *device);
+        if self.is_running() && ours { point::detach(point, lazy) } else { Ok(()) }
     }
 
     /// Waits until the mount is away and the last request is answered.
@@ -198,19 +232,18 @@ impl Mounted {
     /// # Errors
     /// [`MountError::Ended`] if serving ended for another reason.
     pub fn join(mut self) -> Result<(), MountError> {
-        let point = self.point.clone();
+        let point = self.kernel.point.clone();
         let ended = |source| MountError::Ended { point, source };
         // Some until here.
         self.session.take().map_or(Ok(()), BackgroundSession::join).map_err(ended)
     }
 
-    /// Makes the kernel drop a file's cached pages (it writes the dirty ones back first), so that the next
-    /// access asks the volume. Waits for requests: never call it from code that serves one.
+    /// See [`Kernel::drop_pages`].
     ///
     /// # Errors
-    /// The kernel's, if it could not write back; a file that it does not know is no error.
+    /// The kernel's.
     pub fn drop_pages(&self, node: NodeId) -> io::Result<()> {
-        self.notifier.inval_inode(INodeNo(node), 0, 0)
+        self.kernel.drop_pages(node)
     }
 }
 

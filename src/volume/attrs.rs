@@ -106,7 +106,7 @@ impl Core {
         handle: Option<HandleId>,
         set: &SetAttr,
     ) -> Result<Attr> {
-        self.writable()?;
+        let _change = self.changing()?;
         if let Some(size) = set.size {
             self.set_size(caller, node, handle, size, set.kill_priv)?;
         }
@@ -222,7 +222,7 @@ impl Core {
 
     /// See [`Self::get_xattr`].
     pub fn set_xattr(&self, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        self.writable()?;
+        let _change = self.changing()?;
         let node = self.nodes.get(node)?;
         let set = |stored: &[u8], value: &[u8]| {
             self.on_object(
@@ -264,7 +264,7 @@ impl Core {
 
     /// See [`Self::get_xattr`].
     pub fn remove_xattr(&self, node: NodeId, name: &[u8]) -> Result<()> {
-        self.writable()?;
+        let _change = self.changing()?;
         let node = self.nodes.get(node)?;
         let remove = |stored: &[u8]| {
             self.on_object(

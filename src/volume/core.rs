@@ -15,6 +15,7 @@ use super::epoch::{Epoch, backing_now};
 use super::error::{Attempt, Result, VolumeError};
 use super::file::File;
 use super::header::WrappedKey;
+use super::hold::{Changing, Gate};
 use super::keys::{Leases, Pool, VolumeId, VolumeKey, VolumeKeys, volume_context};
 use super::listing::Listing;
 use super::names::{self, DIR_ID, EntryClass, classify};
@@ -45,6 +46,8 @@ pub struct Core {
     pub(super) epoch_number: u64,
     /// Held while files are mended.
     pub(super) mending: Mutex<()>,
+    /// Every change of the backing goes through it.
+    pub(super) gate: Gate,
     pub(super) nodes: Nodes,
     pub(super) leases: Leases,
     pub(super) pool: Arc<Pool>,
@@ -147,6 +150,7 @@ impl Volume {
             epoch_number: epoch.number,
             epoch: Mutex::new(epoch),
             mending: Mutex::new(()),
+            gate: Gate::default(),
             nodes,
             pool,
             files: RwLock::default(),
@@ -315,6 +319,12 @@ impl Core {
 
     pub(super) fn writable(&self) -> Result<()> {
         if self.options.read_only { Err(VolumeError::ReadOnly) } else { Ok(()) }
+    }
+
+    /// To be held by whoever changes something in the backing, while that is done. See [`Gate::enter`].
+    pub(super) fn changing(&self) -> Result<Changing<'_>> {
+        self.writable()?;
+        Ok(self.gate.enter())
     }
 
     pub(super) fn new_handle(&self) -> HandleId {

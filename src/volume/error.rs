@@ -123,6 +123,11 @@ pub enum VolumeError {
          mends it, and unmount it again (`kmsfs mount`, `kmsfs umount`)"
     )]
     NotSettled,
+    /// What changes the volume does not come to an end.
+    #[error(
+        "something that changes the volume does not come to an end; try again when its disk is less busy"
+    )]
+    NotStill,
     /// Another mount holds the volume.
     #[error(
         "the volume is in use by another mount; unmount that first (`kmsfs umount`), or mount both read-only"

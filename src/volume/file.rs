@@ -98,6 +98,11 @@ impl File {
         *users
     }
 
+    /// True if a handle on it may write.
+    pub fn has_writers(&self) -> bool {
+        self.users.lock().writers > 0
+    }
+
     /// fstat of the backing file.
     pub fn stat(&self) -> Result<Stat> {
         self.content.file().stat().attempt("asking for a file's attributes")

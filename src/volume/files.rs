@@ -166,6 +166,8 @@ impl Core {
             return Content::open_excused(file, keys, header, page, size);
         }
         let file_id = hex::encode(header.file_id);
+        // Whoever changes a file may wait for it to be opened.
+        let _change = self.gate.enter_again();
         let (content, size_before) = mend::mend(file, keys, header, page, self.epoch_number)?;
         let (volume_id, size_after) = (self.volume_id(), content.size());
         self.record(FileEvent::MendFile { volume_id, file_id, size_before, size_after }, false)?;
@@ -198,6 +200,8 @@ impl Core {
             return Ok(Content::create(file, keys, header));
         }
         let (keys, header) = self.new_keys()?;
+        // As above.
+        let _change = self.gate.enter_again();
         let what = "starting an empty file anew";
         file.set_len(0).and_then(|()| file.sync()).attempt(what)?;
         // Attributes are bound to the id that went with the header.
@@ -248,8 +252,10 @@ impl Core {
         let handle = self.hand_out(node.clone(), file.clone(), write);
         drop(opening);
         if mode.truncate {
+            let change = self.changing()?;
             let cut = file.content.set_size(0);
             let cut = cut.and_then(|()| if mode.kill_priv { file.drop_privileges() } else { Ok(()) });
+            drop(change);
             if let Err(error) = cut {
                 self.release(handle)?;
                 return Err(error);
@@ -288,6 +294,7 @@ impl Core {
         let directory = self.directory(parent)?;
         let stored = self.keys.encode_name(&directory.id, name)?;
         let (keys, header) = self.new_keys()?;
+        let _change = self.changing()?;
         let _names = self.lock_directory(parent);
         let (file, mut stat) = self.with_long_name(&directory, &stored, || {
             let file = directory.dir.create_file(&stored.entry, perm).on_entry("creating a file")?;
@@ -353,6 +360,7 @@ impl Core {
         if !open.write {
             return Err(VolumeError::BadHandle);
         }
+        let _change = self.changing()?;
         if kill_priv {
             open.file.drop_privileges()?;
         }
@@ -363,7 +371,14 @@ impl Core {
     /// fsync, or fdatasync if `data_only`.
     pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
         let open = self.handle(handle)?;
-        if open.file.is_writable() { open.file.content.sync(data_only) } else { Ok(()) }
+        if !open.file.is_writable() {
+            return Ok(());
+        }
+        while !open.file.content.sync_settled(data_only)? {
+            let _change = self.changing()?;
+            open.file.content.settle_header()?;
+        }
+        Ok(())
     }
 
     /// close(2) of one descriptor. Nothing waits to be written here: an error has been told already.
@@ -389,7 +404,7 @@ impl Core {
         Ok(())
     }
 
-    /// truncate(2) of a file, open or not.
+    /// truncate(2) of a file, open or not. Through the gate already.
     pub(super) fn set_size(
         &self,
         caller: Caller,
@@ -398,7 +413,6 @@ impl Core {
         size: u64,
         kill_priv: bool,
     ) -> Result<()> {
-        self.writable()?;
         let own = handle.filter(|&h| self.handle(h).is_ok_and(|open| open.write));
         let used = match own {
             Some(handle) => handle,

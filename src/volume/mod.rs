@@ -15,6 +15,7 @@ mod error;
 mod file;
 mod files;
 pub mod header;
+mod hold;
 pub mod host;
 pub mod keys;
 pub mod layout;
@@ -35,6 +36,7 @@ mod types;
 pub use self::core::{Core, Volume};
 pub use attrs::ENVELOPE;
 pub use error::{Result, VolumeError};
+pub use hold::{Hold, Still};
 pub use types::{
     Attr, Caller, DirEntry, Envelope, EnvelopeKey, HandleId, NodeId, OpenMode, ROOT, SetAttr, Status,
     VolumeOptions,

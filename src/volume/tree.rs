@@ -127,12 +127,13 @@ impl Core {
             self.release(handle)?;
             return Ok(attr);
         }
+        let _change = self.changing()?;
         self.make(caller, parent, name, perm, |directory, entry| {
             directory.dir.mknod(entry, kind, perm, rdev).on_entry("making a special file")
         })
     }
 
-    /// Makes an entry, gives it to its owner, and counts a lookup.
+    /// Makes an entry, gives it to its owner, and counts a lookup. Through the gate already.
     fn make(
         &self,
         caller: Caller,
@@ -141,7 +142,6 @@ impl Core {
         perm: u32,
         make: impl FnOnce(&Directory, &[u8]) -> Result<()>,
     ) -> Result<Attr> {
-        self.writable()?;
         let directory = self.directory(parent)?;
         let stored = self.keys.encode_name(&directory.id, name)?;
         let _names = self.lock_directory(parent);
@@ -158,6 +158,7 @@ impl Core {
 
     /// Counts a lookup.
     pub fn mkdir(&self, caller: Caller, parent: NodeId, name: &[u8], perm: u32) -> Result<Attr> {
+        let _change = self.changing()?;
         self.make(caller, parent, name, perm, |directory, entry| {
             let temporary = names::temporary_name()?;
             // In the same parent, so that group, ACLs and project are those that mkdir would give.
@@ -178,7 +179,7 @@ impl Core {
         if target.is_empty() {
             return Err(VolumeError::NotFound);
         }
-        self.writable()?;
+        let _change = self.changing()?;
         let stored = self.keys.encode_target(target)?;
         let what = "storing a long target";
         if !stored.overflow.is_empty() {
@@ -245,7 +246,7 @@ impl Core {
 
     /// Removes a name that is not a directory's.
     pub fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        self.writable()?;
+        let _change = self.changing()?;
         let directory = self.directory(parent)?;
         let stored = self.keys.encode_name(&directory.id, name)?;
         let _names = self.lock_directory(parent);
@@ -284,7 +285,7 @@ impl Core {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        self.writable()?;
+        let _change = self.changing()?;
         let directory = self.directory(parent)?;
         let stored = self.keys.encode_name(&directory.id, name)?;
         let stat = directory.dir.stat_at(&stored.entry).on_entry(STAT)?;
@@ -305,7 +306,7 @@ impl Core {
 
     /// A further name for a file. Counts a lookup.
     pub fn link(&self, node: NodeId, to_parent: NodeId, to_name: &[u8]) -> Result<Attr> {
-        self.writable()?;
+        let _change = self.changing()?;
         let node = self.nodes.get(node)?;
         if node.kind == Kind::Directory {
             return Err(VolumeError::NotPermitted("a hard link to a directory"));
@@ -330,7 +331,7 @@ impl Core {
         to_name: &[u8],
         mode: RenameMode,
     ) -> Result<()> {
-        self.writable()?;
+        let _change = self.changing()?;
         let (from, to) = (self.directory(parent)?, self.directory(to_parent)?);
         let old = self.keys.encode_name(&from.id, name)?;
         let new = self.keys.encode_name(&to.id, to_name)?;

@@ -11,6 +11,7 @@ mod cli_rewrap;
 mod cli_sealed;
 mod client_aws;
 mod clients;
+mod control;
 mod export;
 mod fake;
 mod kms_kill;

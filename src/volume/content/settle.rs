@@ -75,16 +75,21 @@ impl Content {
 
     /// fdatasync, or fsync: what was written is durable when this returns.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        loop {
+        while !self.sync_settled(data_only)? {
             self.settle_header()?;
-            // Held across the sync: no page changes while it is written.
-            let _guard = self.locks.shared(ALL);
-            if self.needs_sparse_flag() {
-                continue;
-            }
-            let synced = if data_only { self.file().sync() } else { self.file().sync_all() };
-            return synced.attempt("syncing a file");
         }
+        Ok(())
+    }
+
+    /// The same, which changes nothing; false, and not synced, if [`Self::settle_header`] has something to do.
+    pub fn sync_settled(&self, data_only: bool) -> Result<bool> {
+        // Held across the sync: no page changes while it is written.
+        let _guard = self.locks.shared(ALL);
+        if self.state.lock().on_disk.is_none() || self.needs_sparse_flag() {
+            return Ok(false);
+        }
+        let synced = if data_only { self.file().sync() } else { self.file().sync_all() };
+        synced.attempt("syncing a file").map(|()| true)
     }
 
     fn needs_sparse_flag(&self) -> bool {

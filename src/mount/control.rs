@@ -1,0 +1,337 @@
+//! The control socket of a read-write mount: `.kmsfs/control` in the volume, through which another process asks the
+//! mount to do what only it may do while it has the volume open (docs/architecture.md, "The control socket").
+//!
+//! A connection carries one request, a line of JSON, and its answers, a line each: any number of progress, then a
+//! result or an error. Only the mount's own user and root are heard.
+//!
+//! **A further verb** is a variant of [`Request`], a function in `perform`, and an arm in its `perform`; what it answers
+//! is any serializable value. It runs on a thread of its own, which serves no requests of the kernel, so that it may
+//! call whatever waits for those.
+
+mod lines;
+mod perform;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+use serde::{Deserialize, Serialize};
+
+use self::lines::Lines;
+use super::Kernel;
+use crate::kms::KeyService;
+use crate::volume::{Volume, VolumeError};
+
+/// Version of the protocol; another one is refused.
+pub const VERSION: u32 = 1;
+/// The socket's name in the volume's private directory.
+const SOCKET: &str = "control";
+/// Connections at once; one more is told so.
+const MOST: usize = 16;
+/// How long a connection may take to ask.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request: one line of JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked<R> {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What is wanted.
+    pub request: R,
+}
+
+/// What a mount does when it is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Answers [`crate::volume::Status`].
+    Status {},
+    /// Holds the volume still, so that the backing tree can be copied: answers [`crate::volume::Still`]. The
+    /// connection then takes [`WhileHeld`]; closing it ends the hold, and so do `seconds`.
+    Hold {
+        /// How long at most.
+        seconds: u64,
+    },
+}
+
+/// What can be asked on a connection that holds the volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum WhileHeld {
+    /// Is it still held? A result (null) if it is; the connection stays.
+    Still {},
+    /// Ends it; a result (null) if it was held until now.
+    Release {},
+}
+
+/// A line of the answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// It goes on.
+    Progress {
+        /// What is done with.
+        done: u64,
+        /// Of how many.
+        total: u64,
+    },
+    /// It is done.
+    Result {
+        /// Its shape is the request's matter.
+        result: serde_json::Value,
+    },
+    /// It could not be done.
+    Error(Failure),
+}
+
+/// What kind of error it is: the command line's exit codes (docs/cli.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// Something of the system failed.
+    Failure,
+    /// The request is not understood, or asks for what cannot be.
+    Usage,
+    /// The key service refused; the message begins with its error's name.
+    Refused,
+    /// The key service's home cannot be used.
+    Home,
+    /// The volume cannot be used.
+    Volume,
+    /// In use, or not now.
+    Busy,
+    /// Not what was written.
+    Tampered,
+}
+
+/// An error that is told to whoever asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What a program decides by.
+    pub kind: FailureKind,
+    /// What went wrong, to what, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// An error of this kind and text.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// What the mount's process adds to what the volume can do.
+pub trait Household: Send + Sync {
+    /// A key service of a region, for whoever runs the mount, or for `principal`.
+    fn key_service(&self, principal: Option<&str>, region: &str) -> Result<Arc<dyn KeyService>, Failure>;
+
+    /// An error of the volume in the words of the command line.
+    fn tell(&self, error: VolumeError) -> Failure;
+}
+
+/// What requests work on.
+pub(crate) struct Served {
+    volume: Arc<Volume>,
+    kernel: Kernel,
+    household: Box<dyn Household>,
+    /// One hold at a time.
+    holding: Mutex<()>,
+    /// Connections that are open, by number.
+    open: Mutex<HashMap<u64, UnixStream>>,
+    stopping: AtomicBool,
+}
+
+/// The socket, served. Dropping it ends all connections, and with them what they hold.
+pub struct Control {
+    served: Arc<Served>,
+    socket: OwnedFd,
+    private: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Opens the socket in the volume at `path`, whose lock the caller holds through `volume`: what a dead mount left
+    /// there is replaced.
+    ///
+    /// # Errors
+    /// The backing's, if it has no sockets.
+    pub fn start(
+        volume: Arc<Volume>,
+        kernel: Kernel,
+        path: &Path,
+        household: Box<dyn Household>,
+    ) -> io::Result<Self> {
+        let (private, address) = address(path)?;
+        match rustix::fs::unlinkat(&private, SOCKET, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // On Linux bind gives the file the socket's own mode, so that it never stands there with another.
+        rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, MOST as i32)?;
+        let listener = UnixListener::from(socket.try_clone()?);
+        let served = Arc::new(Served {
+            volume,
+            kernel,
+            household,
+            holding: Mutex::default(),
+            open: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let run = {
+            let served = served.clone();
+            move || listen(&served, &listener)
+        };
+        let thread = thread::Builder::new().name("control".to_owned()).spawn(run)?;
+        Ok(Self { served, socket, private, thread: Some(thread) })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.served.stopping.store(true, Ordering::Release);
+        // Whoever connects now finds nobody.
+        let _ = rustix::fs::unlinkat(&self.private, SOCKET, AtFlags::empty());
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        for stream in self.served.open.lock().values() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been reported by its own message.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The private directory of the volume at `path`, and the address of the socket in it while that is open: an address
+/// has no room for a long path.
+fn address(path: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
+    let private: PathBuf = path.join(".kmsfs");
+    let private =
+        rustix::fs::open(private, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", private.as_raw_fd()))?;
+    Ok((private, address))
+}
+
+/// Connects to the mount that has the volume at `path` open for writing; None if none has, or not here.
+///
+/// # Errors
+/// The system's, such as a lack of permission.
+pub fn connect(path: &Path) -> io::Result<Option<UnixStream>> {
+    let (_private, address) = address(path)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => Ok(Some(socket.into())),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn listen(served: &Served, listener: &UnixListener) {
+    let mut number = 0;
+    thread::scope(|scope| {
+        while !served.stopping.load(Ordering::Acquire) {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(_) if served.stopping.load(Ordering::Acquire) => break,
+                Err(error) => {
+                    // Too many open files, say: it may pass.
+                    tracing::warn!(%error, "the control socket cannot take a connection");
+                    thread::sleep(Duration::from_millis(200));
+                    continue;
+                }
+            };
+            number += 1;
+            let attended =
+                thread::Builder::new().name("controlled".to_owned()).spawn_scoped(scope, move || {
+                    attend(served, number, stream);
+                });
+            if let Err(error) = attended {
+                tracing::warn!(%error, "a request through the control socket is not served");
+            }
+        }
+    });
+}
+
+/// One connection.
+fn attend(served: &Served, number: u64, stream: UnixStream) {
+    let mine = match stream.try_clone() {
+        Ok(mine) => mine,
+        Err(error) => {
+            tracing::warn!(%error, "a request through the control socket is not served");
+            return;
+        }
+    };
+    let many = {
+        let mut open = served.open.lock();
+        open.insert(number, mine);
+        open.len() > MOST
+    };
+    // Between the insertion and this nobody could have ended the connection unseen.
+    if !served.stopping.load(Ordering::Acquire) {
+        let mut lines = Lines::new(&stream);
+        let answer = match take(served, &stream, &mut lines, many) {
+            Ok(result) => Answer::Result { result },
+            Err(failure) => Answer::Error(failure),
+        };
+        // Who asked may be gone.
+        let _ = lines.answer(&answer);
+    }
+    served.open.lock().remove(&number);
+}
+
+fn take(
+    served: &Served,
+    stream: &UnixStream,
+    lines: &mut Lines,
+    many: bool,
+) -> Result<serde_json::Value, Failure> {
+    let peer = rustix::net::sockopt::socket_peercred(stream);
+    let own = rustix::process::geteuid();
+    if !peer.is_ok_and(|peer| peer.uid == own || peer.uid.is_root()) {
+        return Err(Failure::new(FailureKind::Failure, "only the user who mounted the volume may ask that"));
+    }
+    if many {
+        return Err(Failure::new(FailureKind::Busy, "the mount is asked too much at once; try again"));
+    }
+    let request = lines.request(PATIENCE)?;
+    perform::perform(served, request, lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_answers_are_what_the_documentation_shows() {
+        let line = r#"{"version":1,"request":{"verb":"hold","seconds":60}}"#;
+        let hold = Asked { version: VERSION, request: Request::Hold { seconds: 60 } };
+        assert_eq!(serde_json::to_string(&hold).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Asked<Request>>(line).unwrap(), hold);
+        let error = Answer::Error(Failure::new(FailureKind::Busy, "not now"));
+        let line = r#"{"answer":"error","kind":"busy","message":"not now"}"#;
+        assert_eq!(serde_json::to_string(&error).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Answer>(line).unwrap(), error);
+        for bad in [
+            r#"{"version":1,"request":{"verb":"hold"}}"#,
+            r#"{"version":1,"request":{"verb":"hold","seconds":1,"more":2}}"#,
+            r#"{"version":1,"request":{"verb":"fly"}}"#,
+            r#"{"request":{"verb":"status"}}"#,
+        ] {
+            assert!(serde_json::from_str::<Asked<Request>>(bad).is_err(), "{bad}");
+        }
+    }
+}

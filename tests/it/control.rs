@@ -1,0 +1,426 @@
+//! The control socket of a mount, and the volume held still: through it, and without a mount.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kmsfs::volume::disk::Change;
+use kmsfs::volume::host::HostDir;
+use kmsfs::volume::{OpenMode, ROOT, SetAttr, Volume, VolumeError, VolumeOptions};
+use serde_json::{Value, json};
+
+use crate::fake::{FakeKms, KEY};
+use crate::kms_kill::Dice;
+use crate::model::options;
+use crate::model::run::CALLER;
+use crate::mounted::bed::{Bed, sh, wait_for};
+
+/// One connection.
+pub struct Asker(BufReader<UnixStream>);
+
+impl Asker {
+    pub fn new(bed: &Bed) -> Self {
+        let stream = UnixStream::connect(bed.vault().join(".kmsfs/control")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub fn say(&mut self, line: &str) {
+        match self.0.get_mut().write_all(format!("{line}\n").as_bytes()) {
+            // Its answer is there already.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+            said => said.unwrap(),
+        }
+    }
+
+    /// None when the connection has ended.
+    pub fn hear(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line).unwrap();
+        (read > 0).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    pub fn ask(&mut self, request: &Value) -> Value {
+        self.say(&json!({"version": 1, "request": request}).to_string());
+        self.hear().unwrap()
+    }
+
+    fn hold(bed: &Bed, seconds: u64) -> (Self, Value) {
+        let mut asker = Self::new(bed);
+        let answer = asker.ask(&json!({"verb": "hold", "seconds": seconds}));
+        assert_eq!(answer["answer"], "result", "{answer}");
+        (asker, answer["result"].clone())
+    }
+}
+
+/// Everything in a backing directory but the times of access and the mount's own lock and socket.
+fn tree(dir: &Path) -> BTreeMap<String, String> {
+    let list = sh(
+        dir,
+        "find . ! -path './.kmsfs/control' -printf '%p|%y|%m|%s|%T@|%C@|%n|%l\\n'; \
+         find . -type f -print0 | xargs -0 sha256sum",
+    );
+    list.lines().map(|line| (line.to_owned(), String::new())).collect()
+}
+
+/// A copy of the backing tree with the marker of a hold.
+fn copy(bed: &Bed, state: &Value, name: &str) {
+    sh(bed.dir(), &format!("rm -rf {name}; cp -a vault {name}; rm {name}/.kmsfs/control"));
+    let marker: Vec<u8> = serde_json::from_value(state["marker"].clone()).unwrap();
+    fs::write(bed.dir().join(name).join(".kmsfs/epoch"), marker).unwrap();
+}
+
+#[test]
+fn what_programs_wrote_is_in_a_copy_that_is_made_while_the_volume_is_held() {
+    let bed = Bed::mounted();
+    sh(bed.dir(), "seq 1 300000 > source; mkdir tree; for n in $(seq 40); do seq $n 2000 > tree/$n; done");
+    // Not synced; the page cache of the kernel has all of it.
+    sh(bed.dir(), "cp source plain/copied; cp -r tree plain/tree");
+    // Open for writing: synced, written to again, and through a mapping.
+    let open = File::options().create_new(true).read(true).write(true).open(bed.plain("open")).unwrap();
+    open.write_all_at(&[b'a'; 10_000], 0).unwrap();
+    open.sync_data().unwrap();
+    open.write_all_at(&[b'b'; 7000], 5000).unwrap();
+    let mapped = sh(
+        bed.dir(),
+        "python3 - <<'END'\nimport mmap\nf = open('plain/mapped', 'w+b')\nf.truncate(50000)\nm = mmap.mmap(f.fileno(), 50000)\n\
+         m[100:105] = b'hello'\nm[49990:49995] = b'world'\nprint('done')\nEND",
+    );
+    assert_eq!(mapped, "done\n");
+
+    let (mut held, state) = Asker::hold(&bed, 60);
+    let first = tree(&bed.vault());
+    // Writers wait, and nothing moves behind their backs; reading goes on while a thread is left for it.
+    let (written, path) = (Arc::new(AtomicBool::new(false)), bed.plain("late"));
+    let writer = thread::spawn({
+        let written = written.clone();
+        move || {
+            fs::write(path, "late").unwrap();
+            written.store(true, Ordering::SeqCst);
+        }
+    });
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(fs::read(bed.plain("copied")).unwrap(), fs::read(bed.dir().join("source")).unwrap());
+    copy(&bed, &state, "clone");
+    assert_eq!(tree(&bed.vault()), first);
+    assert_eq!(held.ask(&json!({"verb": "still"})), json!({"answer": "result", "result": null}));
+    assert!(!written.load(Ordering::SeqCst));
+    assert_eq!(held.ask(&json!({"verb": "release"})), json!({"answer": "result", "result": null}));
+    assert_eq!(held.hear(), None);
+    writer.join().unwrap();
+
+    // A file that was finalised meanwhile is written to again.
+    open.write_all_at(b"again", 20_000).unwrap();
+    drop(open);
+    bed.remount();
+    let mut wanted = vec![b'a'; 5000];
+    wanted.extend([b'b'; 7000]);
+    let mut now = wanted.clone();
+    now.resize(20_000, 0);
+    now.extend(b"again");
+    assert_eq!(fs::read(bed.plain("open")).unwrap(), now);
+    assert_eq!(fs::read(bed.plain("late")).unwrap(), b"late");
+    bed.unmount();
+
+    let status = bed.run(["status", "clone"]);
+    assert!(status.contains("closed cleanly"), "{status}");
+    bed.run(["mount", "--read-only", "clone", "plain"]);
+    sh(bed.dir(), "cmp source plain/copied; diff -r tree plain/tree; test ! -e plain/late");
+    assert_eq!(fs::read(bed.plain("open")).unwrap(), wanted);
+    let mapped = fs::read(bed.plain("mapped")).unwrap();
+    assert_eq!(
+        (mapped.len(), &mapped[100..105], &mapped[49_990..49_995]),
+        (50_000, &b"hello"[..], &b"world"[..])
+    );
+    bed.unmount();
+}
+
+#[test]
+fn a_command_finds_the_volume_held_and_is_told_when_it_took_too_long() {
+    let bed = Bed::new();
+    let (code, error) = bed.refused_with(["hold", "vault", "true"]);
+    assert!(code == 1 && error.contains("not mounted"), "{error}");
+    bed.mount();
+    fs::write(bed.plain("file"), "content").unwrap();
+    bed.run(["hold", "plain", "cp", "-a", "vault", "clone"]);
+    assert_eq!(bed.command(["hold", "vault", "sh", "-c", "exit 7"]).status().unwrap().code(), Some(7));
+    let (code, error) = bed.refused_with(["hold", "vault", "./absent"]);
+    assert!(code == 1 && error.contains("./absent"), "{error}");
+    // The first writer ends the wait when the time is over.
+    let begun = Instant::now();
+    let mut child = bed.command(["hold", "--limit", "1", "vault", "sleep", "3"]);
+    let output = thread::scope(|scope| {
+        let held = scope.spawn(|| child.output().unwrap());
+        thread::sleep(Duration::from_millis(500));
+        fs::write(bed.plain("file"), "changed").unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(3));
+        held.join().unwrap()
+    });
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(6) && error.contains("held still for 1 seconds"), "{error}");
+    // A mount that only reads has nothing to hold.
+    bed.unmount();
+    bed.run(["mount", "--read-only", "vault", "plain"]);
+    assert_eq!(bed.refused_with(["hold", "vault", "true"]).0, 1);
+}
+
+#[test]
+fn the_socket_is_the_owners_alone_goes_with_the_mount_and_replaces_a_dead_ones() {
+    let bed = Bed::new();
+    let socket = bed.vault().join(".kmsfs/control");
+    let mut daemon = bed.mount_in_foreground();
+    wait_for(Duration::from_secs(10), "the socket", || socket.exists());
+    let made = fs::symlink_metadata(&socket).unwrap();
+    assert!(made.file_type().is_socket());
+    assert_eq!(made.permissions().mode() & 0o777, 0o600);
+    let mut first = Asker::new(&bed);
+    let status = first.ask(&json!({"verb": "status"}));
+    assert_eq!(status["result"]["region"], "us-east-1", "{status}");
+    assert_eq!(first.hear(), None);
+    daemon.kill();
+    bed.detach();
+    assert!(socket.exists());
+    assert!(UnixStream::connect(&socket).is_err());
+    bed.mount();
+    assert_eq!(Asker::new(&bed).ask(&json!({"verb": "status"}))["answer"], "result");
+    bed.unmount();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn what_is_no_request_gets_an_error_and_the_mount_goes_on() {
+    let bed = Bed::mounted();
+    let usage = |line: &str, says: &str| {
+        let mut asker = Asker::new(&bed);
+        asker.say(line);
+        let answer = asker.hear().unwrap();
+        assert_eq!(
+            (&answer["answer"], &answer["kind"]),
+            (&json!("error"), &json!("usage")),
+            "{line}: {answer}"
+        );
+        assert!(answer["message"].as_str().unwrap().contains(says), "{line}: {answer}");
+        assert_eq!(asker.hear(), None);
+    };
+    usage("", "understand");
+    usage("rubbish", "understand");
+    usage("{}", "understand");
+    usage("[[[[[[[[", "understand");
+    usage(&"[".repeat(60_000), "understand");
+    usage(r#"{"version":2,"request":{"verb":"status"}}"#, "version 2");
+    usage(r#"{"version":1,"request":{"verb":"fly"}}"#, "fly");
+    usage(r#"{"version":1,"request":{"verb":"hold","seconds":0}}"#, "seconds");
+    usage(r#"{"version":1,"request":{"verb":"hold","seconds":-1}}"#, "understand");
+    usage(r#"{"version":1,"request":{"verb":"status","more":1}}"#, "more");
+    usage(r#"{"version":1,"request":{"verb":"still"}}"#, "still");
+    // Too long, and more of it than is read.
+    let mut asker = Asker::new(&bed);
+    let _ = asker.0.get_mut().write_all(&vec![b'x'; 300_000]);
+    let mut answer = Vec::new();
+    let _ = asker.0.read_to_end(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with(br#"{"answer":"error","kind":"usage""#));
+    // In pieces, and closed in the middle.
+    let mut asker = Asker::new(&bed);
+    for piece in [r#"{"version":1,"#, r#""request":{"ver"#, "b\":\"status\"}}\n"] {
+        asker.0.get_mut().write_all(piece.as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(asker.hear().unwrap()["answer"], "result");
+    let mut asker = Asker::new(&bed);
+    asker.0.get_mut().write_all(b"{\"version\":1").unwrap();
+    drop(asker);
+    // One hold at a time; who is gone holds nothing.
+    let (held, _) = Asker::hold(&bed, 600);
+    let busy = Asker::new(&bed).ask(&json!({"verb": "hold", "seconds": 5}));
+    assert_eq!((&busy["answer"], &busy["kind"]), (&json!("error"), &json!("busy")), "{busy}");
+    drop(held);
+    fs::write(bed.plain("file"), "content").unwrap();
+    // Rubbish ends a hold.
+    let (mut held, _) = Asker::hold(&bed, 600);
+    held.say("rubbish");
+    assert_eq!(held.hear().unwrap()["kind"], "usage");
+    // Neither a hold nor many idle connections keep a mount from going.
+    let idle: Vec<_> = (0..30).map(|_| Asker::new(&bed)).collect();
+    let (mut held, _) = {
+        wait_for(Duration::from_secs(20), "room", || {
+            Asker::new(&bed).ask(&json!({"verb": "status"}))["answer"] == "result"
+        });
+        Asker::hold(&bed, 600)
+    };
+    bed.unmount();
+    assert_eq!(held.hear().map(|a| a["answer"].clone()).unwrap_or(json!("error")), "error");
+    drop(idle);
+}
+
+// ---- without a mount
+
+/// What one writer does to its file: a list of changes with what the file holds after each.
+struct Script {
+    ops: Vec<(u64, Vec<u8>, bool)>,
+    states: Vec<Vec<u8>>,
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl Script {
+    fn new(seed: u64, len: usize) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let (mut ops, mut states) = (Vec::new(), vec![Vec::new()]);
+        for n in 0..len {
+            let mut state = states[n].clone();
+            let offset = dice.below(30_000);
+            let cut = dice.below(5) == 0;
+            let data = vec![n as u8 | 1; if cut { 0 } else { 1 + dice.below(9000) }];
+            if cut {
+                state.resize(offset, 0);
+            } else {
+                state.resize(state.len().max(offset + data.len()), 0);
+                state[offset..offset + data.len()].copy_from_slice(&data);
+            }
+            ops.push((offset as u64, data, dice.below(6) == 0));
+            states.push(state);
+        }
+        Self { ops, states, begun: AtomicUsize::new(0), ended: AtomicUsize::new(0) }
+    }
+
+    /// Writes, and now and then opens the file anew.
+    fn run(&self, volume: &Volume, name: &[u8], stop: &AtomicBool) {
+        let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
+        let (attr, mut handle) = volume.create(CALLER, ROOT, name, 0o600, mode).unwrap();
+        for (n, (offset, data, reopen)) in self.ops.iter().enumerate() {
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+            self.begun.store(n + 1, Ordering::SeqCst);
+            if data.is_empty() {
+                let set = SetAttr { size: Some(*offset), change: Change::default(), kill_priv: false };
+                volume.setattr(CALLER, attr.node, Some(handle), &set).unwrap();
+            } else {
+                volume.write(handle, *offset, data, false).unwrap();
+            }
+            self.ended.store(n + 1, Ordering::SeqCst);
+            if *reopen {
+                volume.fsync(handle, true).unwrap();
+                volume.release(handle).unwrap();
+                handle = volume.open_file(CALLER, attr.node, mode).unwrap();
+            }
+        }
+        volume.release(handle).unwrap();
+    }
+}
+
+fn read_all(volume: &Volume, name: &[u8]) -> Vec<u8> {
+    let attr = volume.lookup(ROOT, name).unwrap();
+    let mode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
+    let handle = volume.open_file(CALLER, attr.node, mode).unwrap();
+    let mut content = vec![0; attr.stat.size as usize + 1];
+    let read = volume.read(handle, 0, &mut content).unwrap();
+    content.truncate(read);
+    volume.release(handle).unwrap();
+    content
+}
+
+#[test]
+fn a_held_volume_stands_still_and_is_whole_under_writers_that_never_stop() {
+    for seed in 0..4u64 {
+        let temp = tempfile::tempdir().unwrap();
+        let (here, there) = (temp.path().join("vault"), temp.path().join("clone"));
+        fs::create_dir(&here).unwrap();
+        let kms = FakeKms::new();
+        Volume::init(&*HostDir::open(&here).unwrap(), &*kms, KEY).unwrap();
+        let open = |path: &Path, options: VolumeOptions| {
+            Volume::open(HostDir::open(path).unwrap(), kms.clone(), kms.clone(), options).unwrap()
+        };
+        let volume = open(&here, options());
+        let scripts: Vec<_> = (0..3).map(|n| Script::new(seed * 100 + n, 4000)).collect();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for (n, script) in scripts.iter().enumerate() {
+                let (volume, stop) = (&volume, &stop);
+                scope.spawn(move || script.run(volume, format!("file {n}").as_bytes(), stop));
+            }
+            // Names come and go as well.
+            let (volume, stop) = (&volume, &stop);
+            scope.spawn(move || {
+                for n in 0.. {
+                    let name = format!("dir {}", n % 7);
+                    let _ = volume.mkdir(CALLER, ROOT, name.as_bytes(), 0o700);
+                    let _ = volume.rename(
+                        ROOT,
+                        name.as_bytes(),
+                        ROOT,
+                        format!("dir {}", n % 5).as_bytes(),
+                        kmsfs::volume::disk::RenameMode::Replace,
+                    );
+                    let _ = volume.rmdir(ROOT, format!("dir {}", n % 3).as_bytes());
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                }
+            });
+            let mut dice = Dice(seed + 77);
+            for _ in 0..6 {
+                thread::sleep(Duration::from_millis(5 + dice.below(60) as u64));
+                let hold = volume.hold(Duration::from_secs(20)).unwrap();
+                let bounds: Vec<_> = scripts
+                    .iter()
+                    .map(|s| (s.ended.load(Ordering::SeqCst), s.begun.load(Ordering::SeqCst)))
+                    .collect();
+                let first = tree(&here);
+                let _ = fs::remove_dir_all(&there);
+                sh(temp.path(), "cp -a vault clone");
+                let copied = tree(&here);
+                assert_eq!(first, copied);
+                let still = hold.still.clone();
+                drop(hold);
+                fs::write(there.join(".kmsfs/epoch"), &still.marker).unwrap();
+                let clone = open(&there, VolumeOptions { read_only: true, ..options() });
+                assert!(clone.status().mending.is_empty());
+                assert_eq!(clone.status().epoch, still.epoch);
+                for (n, script) in scripts.iter().enumerate() {
+                    let name = format!("file {n}");
+                    if bounds[n].1 == 0 {
+                        continue;
+                    }
+                    let found = read_all(&clone, name.as_bytes());
+                    let fits = (bounds[n].0..=bounds[n].1).any(|at| script.states[at] == found);
+                    assert!(fits, "seed {seed}: {name} is not as it was after change {:?}", bounds[n]);
+                }
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+        for (n, script) in scripts.iter().enumerate() {
+            let ended = script.ended.load(Ordering::SeqCst);
+            assert!(ended > 0, "a writer did nothing");
+            assert_eq!(read_all(&volume, format!("file {n}").as_bytes()), script.states[ended]);
+        }
+        volume.close().unwrap();
+    }
+}
+
+#[test]
+fn a_hold_waits_for_mending_and_a_read_only_volume_has_none() {
+    let temp = tempfile::tempdir().unwrap();
+    let kms = FakeKms::new();
+    Volume::init(&*HostDir::open(temp.path()).unwrap(), &*kms, KEY).unwrap();
+    let open = |options| {
+        Volume::open(HostDir::open(temp.path()).unwrap(), kms.clone(), kms.clone(), options).unwrap()
+    };
+    // As a kill leaves it.
+    drop(open(options()));
+    let volume = open(options());
+    assert!(matches!(volume.hold(Duration::from_millis(10)).err(), Some(VolumeError::NotSettled)));
+    volume.mend().unwrap();
+    drop(volume.hold(Duration::from_millis(10)).unwrap());
+    volume.close().unwrap();
+    drop(volume);
+    let reader = open(VolumeOptions { read_only: true, ..options() });
+    assert!(matches!(reader.hold(Duration::from_millis(10)).err(), Some(VolumeError::ReadOnly)));
+}
