@@ -37,7 +37,6 @@ impl Control {
         Ok(stream.map(|stream| Self { volume: volume.to_owned(), lines: BufReader::new(stream) }))
     }
 
-    #[expect(dead_code, reason = "the next commit asks")]
     /// One request, with whatever it answers; `progress` is told how much of how many is done.
     pub fn ask<T: DeserializeOwned>(
         mut self,

@@ -9,6 +9,7 @@ use std::thread;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::control::Control;
 use super::error::{CliError, Result};
 use super::global::Global;
 use super::global::Which;
@@ -17,6 +18,7 @@ use super::{daemon, mounts, output};
 use crate::crypto::SecretVec;
 use crate::iam::Region;
 use crate::kms::{KeyService, KmsError, KmsErrorKind};
+use crate::mount::control::{Place, Request};
 use crate::volume::VolumeError;
 use crate::volume::descriptor::Descriptor;
 use crate::volume::disk::Dir;
@@ -26,11 +28,12 @@ use crate::volume::rewrap::{self, Failures, Options, Report};
 /// Brings every file's data key under another KMS key, or under the current material of its own
 ///
 /// Each data key, and the volume key, is re-encrypted by the key service (ReEncrypt); no data is read or written
-/// but one page of each file. The volume must not be mounted. What was begun and cut off goes on when it is called
-/// again. Do not disable or delete the old key before it has ended well, nor before backups have the new headers.
+/// but one page of each file. If the volume is mounted, its mount does it, while it is used. What was begun and cut off
+/// goes on when it is called again. Do not disable or delete the old key before it has ended well, nor before backups
+/// have the new headers.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A volume, or a directory or file in it (its encrypted name; the volume key then stays)
+    /// A volume or mount point, or a directory or file in it (the volume key then stays)
     path: PathBuf,
     /// KMS key to come under: key id, ARN, alias or alias ARN [default: the volume's, its current material]
     #[arg(long, visible_alias = "key-id", value_name = "KEY")]
@@ -56,35 +59,48 @@ pub struct Args {
     json: bool,
 }
 
-/// A volume's root, open, and the entries that lead to what was named in it.
-struct Place {
+/// A volume's root, open, and what was named in it.
+struct Target {
     root: PathBuf,
     dir: Arc<dyn Dir>,
-    below: Vec<Vec<u8>>,
+    place: Place,
 }
 
-impl Place {
-    /// Finds the volume above a path, which must not be seen through a mount.
+impl Target {
+    /// Finds the volume above a path, or behind the mount that it is seen through.
     fn find(path: &Path) -> Result<Self> {
         let whole = path.canonicalize().map_err(|e| CliError::io("the volume", path, e))?;
-        let shown = path.display();
+        let names = |below: &Path| below.iter().map(|name| name.as_bytes().to_vec()).collect();
         let root = whole.ancestors().find(|above| above.join("kmsfs.json").exists());
-        let Some(root) = root else {
-            let seen = mounts::all().unwrap_or_default().into_iter().filter(mounts::Mounted::is_ours);
-            return Err(match seen.into_iter().find(|mounted| whole.starts_with(&mounted.point)) {
-                Some(mounted) => CliError::Busy(format!(
-                    "{shown} is seen through a mount; name the volume, {}, while it is not mounted",
-                    mounted.source.display()
-                )),
-                None => CliError::Failed(format!("{shown} is neither a volume nor in one")),
-            });
+        let (root, place) = match root {
+            Some(root) => {
+                let below = whole.strip_prefix(root).unwrap_or(Path::new(""));
+                (root.to_owned(), Place::Stored(names(below)))
+            }
+            None => {
+                let mut seen = mounts::all().unwrap_or_default().into_iter();
+                let mount = seen.rfind(|mounted| mounted.is_ours() && whole.starts_with(&mounted.point));
+                let mount = mount.ok_or_else(|| {
+                    CliError::Failed(format!("{} is neither a volume nor in one", path.display()))
+                })?;
+                let below = whole.strip_prefix(&mount.point).unwrap_or(Path::new(""));
+                (mount.source, Place::Seen(names(below)))
+            }
         };
-        let below = whole.strip_prefix(root).unwrap_or(Path::new(""));
-        Ok(Self {
-            root: root.to_owned(),
-            dir: HostDir::open(root).map_err(|e| CliError::io("the volume", root, e))?,
-            below: below.iter().map(|name| name.as_bytes().to_vec()).collect(),
-        })
+        let dir = HostDir::open(&root).map_err(|e| CliError::io("the volume", &root, e))?;
+        Ok(Self { root, dir, place })
+    }
+
+    /// The names in the backing directory that lead there.
+    fn below(&self) -> Result<&[Vec<u8>]> {
+        match &self.place {
+            Place::Stored(names) => Ok(names),
+            Place::Seen(names) if names.is_empty() => Ok(names),
+            Place::Seen(_) => Err(CliError::Busy(format!(
+                "it is seen through a mount that cannot be asked; name the volume, {}",
+                self.root.display()
+            ))),
+        }
     }
 
     fn failed(&self, error: VolumeError) -> CliError {
@@ -103,36 +119,88 @@ fn processors() -> usize {
 
 /// Runs it.
 pub fn run(global: &Global, args: &Args) -> Result<()> {
-    let place = Place::find(&args.path)?;
-    daemon::raise_open_files();
-    let descriptor = Descriptor::read(&*place.dir).map_err(|e| place.failed(e))?;
-    let services = Services::new(global, args, &place, &descriptor)?;
-    let here = services.here()?;
-    let there = here.region.as_str();
+    let target = Target::find(&args.path)?;
+    let descriptor = Descriptor::read(&*target.dir).map_err(|e| target.failed(e))?;
     service::agree(global, &descriptor, args.change_kms)?;
-    if there != descriptor.region && !args.change_region {
-        return Err(CliError::Usage(format!(
-            "the volume belongs to region {0}, the key service is in {there}; use --region {0}, or --change-region to \
-             bring the volume under a key of {there}",
-            descriptor.region
+    let report = match Control::connect(&target.root)? {
+        Some(control) => in_mount(global, args, &target, &descriptor, control)?,
+        None => alone(global, args, &target, &descriptor)?,
+    };
+    show(args, &report)?;
+    if report.cut {
+        return Err(CliError::Busy("the mount ended; call it again, and it does what is left".to_owned()));
+    }
+    told(&report.failed, "could not be rewrapped; the others are. When the reason is gone, call it again")
+}
+
+/// The target's region must be the volume's, or become it.
+fn same_region(args: &Args, volume: &Descriptor, there: &str) -> Result<()> {
+    if there == volume.region || args.change_region {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "the volume belongs to region {0}, the key service is in {there}; use --region {0}, or --change-region to \
+         bring the volume under a key of {there}",
+        volume.region
+    )))
+}
+
+/// By the mount that has the volume open.
+fn in_mount(
+    global: &Global,
+    args: &Args,
+    target: &Target,
+    volume: &Descriptor,
+    control: Control,
+) -> Result<Report> {
+    if global.kms == Which::Embedded {
+        same_region(args, volume, global.region.as_str())?;
+    }
+    if args.change_region || args.change_kms {
+        return Err(CliError::Busy(format!(
+            "{} is mounted; a volume comes to another region or key service only while it is not: unmount it first \
+             (`kmsfs umount`)",
+            target.root.display()
         )));
     }
+    let request = Request::Rewrap {
+        key: args.key.clone(),
+        place: target.place.clone(),
+        keep_mtime: args.keep_mtime,
+        dry_run: args.dry_run,
+        threads: args.threads,
+        principal: global.principal.clone(),
+    };
+    let bar = progress(0);
+    let done = control.ask(&request, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    done
+}
+
+/// By this process, which keeps others from mounting the volume meanwhile.
+fn alone(global: &Global, args: &Args, target: &Target, volume: &Descriptor) -> Result<Report> {
+    let below = target.below()?;
+    daemon::raise_open_files();
+    let services = Services::new(global, args, target, volume)?;
+    same_region(args, volume, services.region.as_str())?;
+    let here = services.here()?;
     let options = Options {
         key_id: args.key.clone(),
-        below: place.below.clone(),
+        below: below.to_vec(),
         change_service: args.change_kms,
         keep_mtime: args.keep_mtime,
         dry_run: args.dry_run,
         threads: args.threads.map_or_else(|| usual_threads(global.kms), usize::from),
     };
-    let total = rewrap::count(&place.dir, &place.below).map_err(|e| place.failed(e))?;
+    let total = rewrap::count(&target.dir, below).map_err(|e| target.failed(e))?;
     let bar = progress(total);
     let regions = |region: &str| services.source(region);
-    let done = rewrap::rewrap(&place.dir, &here.keys, &regions, &options, &|| bar.inc(1));
+    let done = rewrap::rewrap(&target.dir, &here.keys, &regions, &options, &|| bar.inc(1));
     bar.finish_and_clear();
-    let report = done.map_err(|e| place.failed(e))?;
-    show(args, &report)?;
-    told(&report.failed, "could not be rewrapped; the others are. When the reason is gone, call it again")
+    done.map_err(|e| target.failed(e))
 }
 
 /// The key services between which keys are rewrapped.
@@ -146,7 +214,7 @@ struct Services<'a> {
 }
 
 impl<'a> Services<'a> {
-    fn new(global: &'a Global, args: &Args, place: &Place, volume: &Descriptor) -> Result<Self> {
+    fn new(global: &'a Global, args: &Args, target: &Target, volume: &Descriptor) -> Result<Self> {
         let source = match (args.change_kms, global.kms) {
             (false, same) => same,
             (true, Which::Aws) => Which::Embedded,
@@ -154,7 +222,7 @@ impl<'a> Services<'a> {
         };
         let region = match (global.kms, &args.key) {
             (Which::Aws, Some(key)) => service::region_of_key(global, key)?,
-            (Which::Aws, None) => service::region_of(&place.root, volume)?,
+            (Which::Aws, None) => service::region_of(&target.root, volume)?,
             (Which::Embedded, _) => global.region.clone(),
         };
         let new = global.kms == Which::Aws && service::is_new(&global.in_region(region.clone()))?;
@@ -232,9 +300,10 @@ fn told(failed: &Failures, what: &str) -> Result<()> {
 
 /// Runs `kmsfs inspect --summary`.
 pub fn summary(path: &Path, as_json: bool) -> Result<()> {
-    let place = Place::find(path)?;
+    let target = Target::find(path)?;
     daemon::raise_open_files();
-    let found = rewrap::summarise(&place.dir, &place.below, processors()).map_err(|e| place.failed(e))?;
+    let found = rewrap::summarise(&target.dir, target.below()?, processors());
+    let found = found.map_err(|e| target.failed(e))?;
     let name =
         |(key, material): &(String, Option<String>)| json!({ "key_arn": key, "key_material_id": material });
     if as_json {

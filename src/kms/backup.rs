@@ -146,8 +146,7 @@ impl Home {
             // Work over two stores begins in one and goes on in the other: with both held, neither is ahead.
             let held: Vec<_> =
                 stores.iter().map(|(_, store)| store.write(Durability::Soon)).collect::<Result<_, _>>()?;
-            let moments: Vec<_> =
-                stores.iter().map(|(_, store)| store.moment()).collect::<Result<_, _>>()?;
+            let moments: Vec<_> = stores.iter().map(|(_, store)| store.moment()).collect::<Result<_, _>>()?;
             drop(held);
             moments
         };
@@ -197,7 +196,10 @@ impl Home {
         for entry in &manifest.files {
             parts.copy(&from.join(&entry.path), &entry.path)?;
             if parts.describe(&entry.path)? != *entry {
-                return Err(refused(from, &format!("{} is not what was written; nothing was made", entry.path)));
+                return Err(refused(
+                    from,
+                    &format!("{} is not what was written; nothing was made", entry.path),
+                ));
             }
         }
         let mut without_root_key = Vec::new();

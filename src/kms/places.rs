@@ -125,7 +125,8 @@ impl Places {
             place.first_seen = before.first_seen.min(place.first_seen);
             place.last_seen = before.last_seen.max(place.last_seen);
         }
-        let row = postcard::to_extend(&place, vec![VERSION]).map_err(|e| StoreError::Engine(e.to_string()))?;
+        let row =
+            postcard::to_extend(&place, vec![VERSION]).map_err(|e| StoreError::Engine(e.to_string()))?;
         tx.put(PLACES, &place.key(), &row)?;
         Ok(tx.commit()?)
     }
@@ -143,13 +144,7 @@ impl Places {
 
     /// All of them: volumes, depots, backups, each by location.
     pub fn all(&self) -> Result<Vec<Place>, HomeError> {
-        let rows = self.store.read()?.range(
-            PLACES,
-            Bound::Unbounded,
-            Bound::Unbounded,
-            false,
-            usize::MAX,
-        )?;
+        let rows = self.store.read()?.range(PLACES, Bound::Unbounded, Bound::Unbounded, false, usize::MAX)?;
         let places = rows.iter().map(|(_, row)| Place::decode(row));
         let mut places = places.collect::<Result<Vec<_>, _>>()?;
         places.sort_by(|a, b| (a.kind, &a.location).cmp(&(b.kind, &b.location)));

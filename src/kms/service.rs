@@ -104,11 +104,11 @@ pub trait KeyService: Send + Sync {
 
     /// Decrypt, once for each ciphertext with its key and context. A service may record the calls together, each with
     /// its event. The first that fails is the answer, and then nothing is said of the others.
-    fn decrypt_all(
-        &self,
-        wrapped: &[(&str, &[u8], &EncryptionContext)],
-    ) -> Result<Vec<Decrypted>, KmsError> {
-        wrapped.iter().map(|(key_id, ciphertext, context)| self.decrypt(Some(key_id), ciphertext, context)).collect()
+    fn decrypt_all(&self, wrapped: &[(&str, &[u8], &EncryptionContext)]) -> Result<Vec<Decrypted>, KmsError> {
+        wrapped
+            .iter()
+            .map(|(key_id, ciphertext, context)| self.decrypt(Some(key_id), ciphertext, context))
+            .collect()
     }
 
     /// ReEncrypt under another key or context; the plaintext never leaves the service.

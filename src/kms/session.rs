@@ -235,11 +235,7 @@ fn decrypt_request(key_id: Option<&str>, ciphertext: &[u8], context: &Encryption
 }
 
 fn decrypted(answer: <DecryptRequest as Operation>::Response) -> Decrypted {
-    Decrypted {
-        key_arn: answer.key_id,
-        key_material_id: answer.key_material_id,
-        plaintext: answer.plaintext,
-    }
+    Decrypted { key_arn: answer.key_id, key_material_id: answer.key_material_id, plaintext: answer.plaintext }
 }
 
 /// What came of one attempt.
@@ -513,11 +509,9 @@ impl KeyService for Session {
         Ok(decrypted(self.enter(Some(SERVICE), &decrypt_request(key_id, ciphertext, context))?))
     }
 
-    fn decrypt_all(
-        &self,
-        wrapped: &[(&str, &[u8], &EncryptionContext)],
-    ) -> Result<Vec<Decrypted>, KmsError> {
-        let requests = wrapped.iter().map(|(key_id, blob, context)| decrypt_request(Some(key_id), blob, context));
+    fn decrypt_all(&self, wrapped: &[(&str, &[u8], &EncryptionContext)]) -> Result<Vec<Decrypted>, KmsError> {
+        let requests =
+            wrapped.iter().map(|(key_id, blob, context)| decrypt_request(Some(key_id), blob, context));
         let requests: Vec<_> = requests.collect();
         if let Some(answers) = self.enter_together(&requests)? {
             return Ok(answers.into_iter().map(decrypted).collect());

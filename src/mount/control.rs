@@ -61,6 +61,32 @@ pub enum Request {
         /// How long at most.
         seconds: u64,
     },
+    /// Rewraps keys, with progress: answers [`crate::volume::rewrap::Report`]. Goes on in the next call where the
+    /// connection ended.
+    Rewrap {
+        /// The KMS key to come under; null for the volume's, its current material.
+        key: Option<String>,
+        /// What of the volume.
+        place: Place,
+        /// See [`crate::volume::rewrap::Options`].
+        keep_mtime: bool,
+        /// Change nothing.
+        dry_run: bool,
+        /// Threads that ask the key service; null for one for each processor.
+        threads: Option<u16>,
+        /// Who asks it; null for whoever runs the mount.
+        principal: Option<String>,
+    },
+}
+
+/// A place in the volume, by the names that lead there from the root, in bytes. None: the whole volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// As they are in the backing directory.
+    Stored(Vec<Vec<u8>>),
+    /// As they are seen through the mount.
+    Seen(Vec<Vec<u8>>),
 }
 
 /// What can be asked on a connection that holds the volume.
@@ -145,6 +171,8 @@ pub(crate) struct Served {
     household: Box<dyn Household>,
     /// One hold at a time.
     holding: Mutex<()>,
+    /// One change of all files at a time.
+    changing: Mutex<()>,
     /// Connections that are open, by number.
     open: Mutex<HashMap<u64, UnixStream>>,
     stopping: AtomicBool,
@@ -187,6 +215,7 @@ impl Control {
             kernel,
             household,
             holding: Mutex::default(),
+            changing: Mutex::default(),
             open: Mutex::default(),
             stopping: AtomicBool::new(false),
         });

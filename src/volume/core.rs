@@ -20,6 +20,7 @@ use super::keys::{Leases, Pool, VolumeId, VolumeKey, VolumeKeys, volume_context}
 use super::listing::Listing;
 use super::names::{self, DIR_ID, EntryClass, classify};
 use super::nodes::{Directory, Node, Nodes};
+use super::rewrap::Moved;
 use super::types::{HandleId, NodeId, Status, VolumeOptions};
 use crate::crypto::{Secret, random};
 use crate::kms::{FileEvent, KeyService, KmsError, Ledger};
@@ -40,7 +41,8 @@ pub struct Core {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) options: VolumeOptions,
     pub(super) keys: VolumeKeys,
-    pub(super) descriptor: Descriptor,
+    /// Its wrapped keys may change.
+    pub(super) descriptor: RwLock<Descriptor>,
     /// Number and list change only by mending; its number never.
     pub(super) epoch: Mutex<Epoch>,
     pub(super) epoch_number: u64,
@@ -48,6 +50,7 @@ pub struct Core {
     pub(super) mending: Mutex<()>,
     /// Every change of the backing goes through it.
     pub(super) gate: Gate,
+    pub(super) moved: Moved,
     pub(super) nodes: Nodes,
     pub(super) leases: Leases,
     pub(super) pool: Arc<Pool>,
@@ -146,11 +149,12 @@ impl Volume {
             leases: Leases::new(options.lease),
             options,
             keys: volume,
-            descriptor,
+            descriptor: RwLock::new(descriptor),
             epoch_number: epoch.number,
             epoch: Mutex::new(epoch),
             mending: Mutex::new(()),
             gate: Gate::default(),
+            moved: Moved::default(),
             nodes,
             pool,
             files: RwLock::default(),
@@ -295,7 +299,7 @@ impl Core {
         let epoch = self.epoch.lock();
         Status {
             volume_id: self.volume_id(),
-            region: self.descriptor.region.clone(),
+            region: self.descriptor.read().region.clone(),
             epoch: self.epoch_number,
             mending: epoch.unclean.iter().filter(|u| !u.mended).map(|u| u.number).collect(),
             open_files: self.files.read().len(),

@@ -11,12 +11,12 @@ use super::error::{Attempt, Result, VolumeError};
 use super::names::{EntryClass, classify};
 
 /// Files that a thread takes at once.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
 /// Failures that are kept with their reasons.
 const TOLD: usize = 10;
 
 /// What could not be done.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
     /// In the backing directory, from the volume's root.
     pub path: String,
@@ -25,7 +25,7 @@ pub struct Failure {
 }
 
 /// Failures: how many, and the first few.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failures {
     /// All.
     pub count: u64,
@@ -122,38 +122,50 @@ pub(super) fn each_file(
 ) -> Result<Failures> {
     type Batch = (Arc<dyn Dir>, Arc<[u8]>, Vec<Vec<u8>>);
     let failures = Mutex::new(Failures::default());
+    let work = |(dir, path, names): Batch| {
+        for name in names {
+            match work(&*dir, &name) {
+                Err(error) if !error.is_not_found() => failures.lock().add(&joined(&path, &name), &error),
+                _ => {}
+            }
+        }
+    };
+    in_threads(threads, &work, |give| {
+        walk(
+            root,
+            below,
+            &mut |dir, path, names| {
+                for names in names.chunks(BATCH) {
+                    give((dir.clone(), path.clone(), names.to_vec()));
+                }
+            },
+            &mut |path, error| failures.lock().add(path, error),
+        )
+    })?;
+    Ok(failures.into_inner())
+}
+
+/// Works in several threads on what `feed` gives, which runs in this one; a few things wait at most.
+pub(super) fn in_threads<B: Send, T>(
+    threads: usize,
+    work: &(dyn Fn(B) + Sync),
+    feed: impl FnOnce(&mut dyn FnMut(B)) -> T,
+) -> T {
     let threads = threads.max(1);
-    let (give, take) = mpsc::sync_channel::<Batch>(threads);
+    let (give, take) = mpsc::sync_channel::<B>(threads);
     let take = Mutex::new(take);
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 let next = || take.lock().recv();
-                while let Ok((dir, path, names)) = next() {
-                    for name in names {
-                        match work(&*dir, &name) {
-                            Err(error) if !error.is_not_found() => {
-                                failures.lock().add(&joined(&path, &name), &error);
-                            }
-                            _ => {}
-                        }
-                    }
+                while let Ok(batch) = next() {
+                    work(batch);
                 }
             });
         }
-        let walked = walk(
-            root,
-            below,
-            &mut |dir, path, names| {
-                for names in names.chunks(BATCH) {
-                    // Fails only if all threads are gone, which then panicked and are told of by the scope.
-                    let _ = give.send((dir.clone(), path.clone(), names.to_vec()));
-                }
-            },
-            &mut |path, error| failures.lock().add(path, error),
-        );
+        // Fails only if all threads are gone, which then panicked and are told of by the scope.
+        let fed = feed(&mut |batch| drop(give.send(batch)));
         drop(give);
-        walked
-    })?;
-    Ok(failures.into_inner())
+        fed
+    })
 }

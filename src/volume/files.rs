@@ -199,9 +199,9 @@ impl Core {
             };
             return Ok(Content::create(file, keys, header));
         }
-        let (keys, header) = self.new_keys()?;
-        // As above.
+        // As above. Inside, so that it is the key that new files have now.
         let _change = self.gate.enter_again();
+        let (keys, header) = self.new_keys()?;
         let what = "starting an empty file anew";
         file.set_len(0).and_then(|()| file.sync()).attempt(what)?;
         // Attributes are bound to the id that went with the header.
@@ -293,8 +293,13 @@ impl Core {
         self.notice_changes()?;
         let directory = self.directory(parent)?;
         let stored = self.keys.encode_name(&directory.id, name)?;
-        let (keys, header) = self.new_keys()?;
+        let turn = self.pool.turn();
+        let (mut keys, mut header) = self.new_keys()?;
         let _change = self.changing()?;
+        if self.pool.turn() != turn {
+            // Whoever has changed the key of new files does not find this one.
+            (keys, header) = self.new_keys()?;
+        }
         let _names = self.lock_directory(parent);
         let (file, mut stat) = self.with_long_name(&directory, &stored, || {
             let file = directory.dir.create_file(&stored.entry, perm).on_entry("creating a file")?;

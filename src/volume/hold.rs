@@ -35,6 +35,11 @@ impl Gate {
     pub(super) fn enter_again(&self) -> Changing<'_> {
         Changing { _inside: self.0.read_recursive() }
     }
+
+    /// Keeps everybody out, when those inside are done.
+    pub(super) fn close(&self) -> RwLockWriteGuard<'_, ()> {
+        self.0.write()
+    }
 }
 
 /// The state that a hold keeps.

@@ -204,6 +204,11 @@ impl Leases {
         files.insert(file, (now + self.length, keys));
     }
 
+    /// Ends one. Whoever decides about this file now must not be heard any more: the caller keeps it from being opened.
+    pub fn end(&self, file: &FileId) {
+        self.live.lock().files.remove(file);
+    }
+
     /// Ends all.
     pub fn end_all(&self) {
         let mut live = self.live.lock();
@@ -251,7 +256,6 @@ impl FreshKey {
 /// Data keys made ahead, so that creating a file does not wait for the key service. Each is recorded when it is
 /// made: so few wait at first, and more whenever there was none to take.
 pub struct Pool {
-    key_id: String,
     volume: VolumeId,
     /// The most that wait.
     limit: usize,
@@ -263,6 +267,10 @@ pub struct Pool {
 const AT_ONCE: usize = 32;
 
 struct PoolState {
+    /// KMS key.
+    key_id: String,
+    /// Another key was told this many times.
+    turn: u64,
     ready: VecDeque<FreshKey>,
     /// How many shall wait.
     target: usize,
@@ -273,11 +281,21 @@ struct PoolState {
     stop: bool,
 }
 
+impl PoolState {
+    fn drain(&mut self) {
+        self.ready.clear();
+        self.target = 0;
+        self.drains += 1;
+        self.active = false;
+    }
+}
+
 impl Pool {
     /// An empty pool; [`Self::run`] fills it.
     pub fn new(key_id: String, volume: VolumeId, limit: usize) -> Self {
-        let state = PoolState { ready: VecDeque::new(), target: 0, drains: 0, active: false, stop: false };
-        Self { key_id, volume, limit, state: Mutex::new(state), wake: Condvar::new() }
+        let ready = VecDeque::new();
+        let state = PoolState { key_id, turn: 0, ready, target: 0, drains: 0, active: false, stop: false };
+        Self { volume, limit, state: Mutex::new(state), wake: Condvar::new() }
     }
 
     /// A key from the pool, or a new one.
@@ -296,16 +314,26 @@ impl Pool {
                 return Ok(key);
             }
         }
-        FreshKey::generate(keys, &self.key_id, &self.volume)
+        let key_id = self.state.lock().key_id.clone();
+        FreshKey::generate(keys, &key_id, &self.volume)
+    }
+
+    /// From now on keys are made under this KMS key. One taken before [`Self::turn`] moved may be under another.
+    pub fn use_key(&self, key_id: String) {
+        let mut state = self.state.lock();
+        state.key_id = key_id;
+        state.turn += 1;
+        state.drain();
+    }
+
+    /// How often the KMS key was set.
+    pub fn turn(&self) -> u64 {
+        self.state.lock().turn
     }
 
     /// Drops what is ready: the decisions behind it no longer hold.
     pub fn drain(&self) {
-        let mut state = self.state.lock();
-        state.ready.clear();
-        state.target = 0;
-        state.drains += 1;
-        state.active = false;
+        self.state.lock().drain();
     }
 
     /// Fills the pool until [`Self::stop`].
@@ -320,8 +348,9 @@ impl Pool {
                 continue;
             }
             let (drains, lacking) = (state.drains, state.target - state.ready.len());
+            let key_id = state.key_id.clone();
             drop(state);
-            let made = FreshKey::generate_some(keys, &self.key_id, &self.volume, lacking.min(AT_ONCE));
+            let made = FreshKey::generate_some(keys, &key_id, &self.volume, lacking.min(AT_ONCE));
             state = self.state.lock();
             match made {
                 Ok(made) if state.drains == drains => state.ready.extend(made),

@@ -227,6 +227,11 @@ impl Nodes {
         }
     }
 
+    /// Counts one more lookup of a known node, that is to be taken back; false if it is not known.
+    pub fn keep(&self, id: NodeId) -> bool {
+        self.table.lock().get_mut(&id).map(|known| known.lookups += 1).is_some()
+    }
+
     /// Takes back lookups.
     pub fn forget(&self, id: NodeId, count: u64) {
         let mut table = self.table.lock();

@@ -2,6 +2,8 @@
 //! "Rewrapping"): page 0 of each file and the descriptor, nothing else; no data key is seen. And the count of what
 //! is under which.
 
+mod online;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use crate::kms::blob::CiphertextBlob;
 use crate::kms::{EncryptionContext, KeyService};
 
 pub use super::each::{Failure, Failures};
+pub use online::Moved;
 
 /// The key service of a region, for keys that are not in the one where the rewrapped keys shall be.
 pub type Regions<'a> = dyn Fn(&str) -> Result<Arc<dyn KeyService>> + Sync + 'a;
@@ -46,7 +49,7 @@ pub struct Options {
 }
 
 /// What was done, or would be.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
     /// The KMS key that all are under now.
     pub key_arn: String,
@@ -62,6 +65,18 @@ pub struct Report {
     pub empty: u64,
     /// Files and directories that were left as they are.
     pub failed: Failures,
+    /// It was told to stop; what is left waits for the next call.
+    pub cut: bool,
+}
+
+impl Report {
+    fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Rewrapped => self.rewrapped += 1,
+            Outcome::Already => self.already += 1,
+            Outcome::Empty => self.empty += 1,
+        }
+    }
 }
 
 /// How many files are under which KMS key and material: the first wrapped key of each counts.
@@ -133,35 +148,8 @@ pub fn rewrap(
     if !epoch::is_settled(&*private)? {
         return Err(VolumeError::NotSettled);
     }
-    let volume_key = descriptor.keys.first().ok_or(VolumeError::Invalid("the volume has no key"))?;
-    let wished = options.key_id.as_deref().unwrap_or(&volume_key.key_arn);
-    let target = here.describe_key(wished)?;
-    let whole = options.below.is_empty();
-    if (target.region != descriptor.region || options.change_service) && !whole {
-        return Err(VolumeError::Invalid(
-            "only a whole volume can come under a key of another region or key service",
-        ));
-    }
-    if !options.change_service && here.holder() != descriptor.holder() {
-        return Err(VolumeError::WrongService { volume: descriptor.holder() });
-    }
-    let mut job = Job {
-        here: here.clone(),
-        regions,
-        others: Mutex::default(),
-        volume: descriptor.id,
-        region: target.region,
-        under: (target.key_arn, None),
-        options,
-    };
-    let rewrapped = job.wrap(volume_key, &volume_context(&descriptor.id))?;
-    job.under = under(&rewrapped);
-    let mut report = Report {
-        key_arn: job.under.0.clone(),
-        key_material_id: job.under.1.clone(),
-        volume_key: whole && !job.is_there(volume_key),
-        ..Report::default()
-    };
+    let (job, rewrapped) = Job::begin(&descriptor, here, regions, options)?;
+    let mut report = job.report(&descriptor);
     // First: whoever mounts after a cut makes new files under the new key.
     if report.volume_key && !options.dry_run {
         let changed = job.descriptor(&descriptor, rewrapped)?;
@@ -171,12 +159,7 @@ pub fn rewrap(
     let failed = each_file(root, &options.below, options.threads, &|dir, name| {
         let outcome = job.file(dir, name);
         seen();
-        let mut done = done.lock();
-        match outcome? {
-            Outcome::Rewrapped => done.rewrapped += 1,
-            Outcome::Already => done.already += 1,
-            Outcome::Empty => done.empty += 1,
-        }
+        done.lock().add(outcome?);
         Ok(())
     })?;
     report.failed = failed;
@@ -203,7 +186,47 @@ struct Job<'a> {
     options: &'a Options,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// Finds the target by rewrapping the volume key, which is the answer's other half.
+    fn begin(
+        descriptor: &Descriptor,
+        here: &Arc<dyn KeyService>,
+        regions: &'a Regions<'a>,
+        options: &'a Options,
+    ) -> Result<(Self, WrappedKey)> {
+        let volume_key = descriptor.keys.first().ok_or(VolumeError::Invalid("the volume has no key"))?;
+        let target = here.describe_key(options.key_id.as_deref().unwrap_or(&volume_key.key_arn))?;
+        let whole = options.below.is_empty();
+        if (target.region != descriptor.region || options.change_service) && !whole {
+            return Err(VolumeError::Invalid(
+                "only a whole volume can come under a key of another region or key service",
+            ));
+        }
+        if !options.change_service && here.holder() != descriptor.holder() {
+            return Err(VolumeError::WrongService { volume: descriptor.holder() });
+        }
+        let mut job = Self {
+            here: here.clone(),
+            regions,
+            others: Mutex::default(),
+            volume: descriptor.id,
+            region: target.region,
+            under: (target.key_arn, None),
+            options,
+        };
+        let rewrapped = job.wrap(volume_key, &volume_context(&descriptor.id))?;
+        job.under = under(&rewrapped);
+        Ok((job, rewrapped))
+    }
+
+    /// Of what is done with the files nothing is in it yet.
+    fn report(&self, descriptor: &Descriptor) -> Report {
+        let (key_arn, key_material_id) = self.under.clone();
+        let there = descriptor.keys.first().is_some_and(|key| self.is_there(key));
+        let volume_key = self.options.below.is_empty() && !there;
+        Report { key_arn, key_material_id, volume_key, ..Report::default() }
+    }
+
     /// True if nothing is to be done for a key.
     fn is_there(&self, key: &WrappedKey) -> bool {
         let (arn, current) = &self.under;
@@ -300,14 +323,19 @@ impl Job<'_> {
         let Header { file_id, keys, .. } = header;
         let page = header::with_keys(&page, &self.wrap_one(&keys, &file_context(&self.volume, &file_id))?)?;
         let file = open_to_write(dir, name)?;
-        let Time { sec, nsec } = file.stat().attempt("asking for a file's times")?.mtime;
-        // One page, which the backing writes whole or not at all; not while the device still reads it.
-        file.wait_writeback(0, PAGE).attempt("waiting for a file's header")?;
-        file.write_at(&page[..], 0).attempt("rewriting a file's header")?;
-        let sec = if self.options.keep_mtime { sec } else { sec.saturating_add(1) };
-        file.change(&Change::mtime(Time { sec, nsec })).attempt("setting a file's times")?;
+        put_page(&*file, &page, self.options.keep_mtime)?;
         Ok(Outcome::Rewrapped)
     }
+}
+
+/// Puts a page with other wrapped keys in the place of page 0. The time of modification goes on by a second, or stays.
+pub(super) fn put_page(file: &dyn BackingFile, page: &header::Page, keep_mtime: bool) -> Result<()> {
+    let Time { sec, nsec } = file.stat().attempt("asking for a file's times")?.mtime;
+    // One page, which the backing writes whole or not at all; not while the device still reads it.
+    file.wait_writeback(0, PAGE).attempt("waiting for a file's header")?;
+    file.write_at(&page[..], 0).attempt("rewriting a file's header")?;
+    let sec = if keep_mtime { sec } else { sec.saturating_add(1) };
+    file.change(&Change::mtime(Time { sec, nsec })).attempt("setting a file's times")
 }
 
 /// Opens a file for writing, also one whose mode forbids that to its owner.

@@ -319,7 +319,10 @@ impl Core {
                 from.dir.link(&link.entry, &*to.dir, &stored.entry).on_entry("making a hard link")
             })
         })?;
-        self.enter(&to, Link { parent: to_parent, entry: stored.entry })
+        let link = Link { parent: to_parent, entry: stored.entry };
+        // Its other names may go before anybody looks at them.
+        self.note_moved(&link);
+        self.enter(&to, link)
     }
 
     /// rename, RENAME_NOREPLACE, RENAME_EXCHANGE.
@@ -332,6 +335,21 @@ impl Core {
         mode: RenameMode,
     ) -> Result<()> {
         let _change = self.changing()?;
+        for link in self.rename_inside(parent, name, to_parent, to_name, mode)? {
+            self.note_moved(&link);
+        }
+        Ok(())
+    }
+
+    /// The same, through the gate already; answers the names where something else may stand now.
+    fn rename_inside(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        to_parent: NodeId,
+        to_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<[Link; 2]> {
         let (from, to) = (self.directory(parent)?, self.directory(to_parent)?);
         let old = self.keys.encode_name(&from.id, name)?;
         let new = self.keys.encode_name(&to.id, to_name)?;
@@ -351,12 +369,11 @@ impl Core {
             (RenameMode::Exchange, None) => return Err(VolumeError::NotFound),
             (RenameMode::NoReplace, Some(_)) => return Err(VolumeError::Exists),
             // Two names of one object: POSIX says that nothing happens.
-            (_, Some(there)) if there.ino == moving.ino => return Ok(()),
+            (_, Some(there)) if there.ino == moving.ino => {}
             (RenameMode::Exchange, Some(there)) => {
                 rename(RenameMode::Exchange)?;
                 self.nodes.moved(moving.ino, &from_link, &to_link);
                 self.nodes.moved(there.ino, &to_link, &from_link);
-                return Ok(());
             }
             (RenameMode::Replace, Some(there)) => match (moving.kind, there.kind) {
                 (Kind::Directory, Kind::Directory) => {
@@ -385,7 +402,7 @@ impl Core {
                 self.drop_long_name(&from, &old);
             }
         }
-        Ok(())
+        Ok([from_link, to_link])
     }
 
     /// The directory that was replaced stands under the old name now.

@@ -30,5 +30,6 @@ mod opens;
 mod parsers;
 mod power;
 mod reader;
+mod rewrap_online;
 mod tidy;
 mod usage;

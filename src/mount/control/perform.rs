@@ -2,14 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+
 use serde::Serialize;
 use serde_json::Value;
 
 use super::lines::{Line, Lines, parse};
-use super::{Answer, Failure, FailureKind, Request, Served, WhileHeld};
+use super::{Answer, Failure, FailureKind, Place, Request, Served, WhileHeld};
+use crate::kms::{KmsError, KmsErrorKind};
+use crate::volume::VolumeError;
+use crate::volume::rewrap::Options;
 
 /// How long a hold waits for what is under way.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often progress is told.
+const PACE: Duration = Duration::from_millis(200);
 /// The longest hold.
 const LONGEST_HOLD: u64 = 24 * 3600;
 
@@ -18,11 +27,87 @@ pub(super) fn perform(served: &Served, request: Request, lines: &mut Lines) -> R
     match request {
         Request::Status {} => json(&served.volume.status()),
         Request::Hold { seconds } => hold(served, seconds, lines),
+        Request::Rewrap { key, place, keep_mtime, dry_run, threads, principal } => {
+            let Some(_one) = served.changing.try_lock() else {
+                let message = "keys of the volume are being changed already; wait for that";
+                return Err(Failure::new(FailureKind::Busy, message));
+            };
+            let options = Options {
+                key_id: key,
+                below: stored(served, place)?,
+                change_service: false,
+                keep_mtime,
+                dry_run,
+                threads: threads.map_or_else(processors, usize::from),
+            };
+            rewrap(served, principal.as_deref(), &options, lines)
+        }
     }
 }
 
 fn json(value: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(value).map_err(|e| Failure::new(FailureKind::Failure, e.to_string()))
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The names of a place in the backing.
+fn stored(served: &Served, place: Place) -> Result<Vec<Vec<u8>>, Failure> {
+    match place {
+        Place::Stored(names) => Ok(names),
+        Place::Seen(names) => served.volume.stored_path(&names).map_err(|e| served.household.tell(e)),
+    }
+}
+
+fn rewrap(
+    served: &Served,
+    principal: Option<&str>,
+    options: &Options,
+    lines: &mut Lines,
+) -> Result<Value, Failure> {
+    let (volume, household) = (&served.volume, &served.household);
+    let tell = |e| household.tell(e);
+    let here = household.key_service(principal, &volume.status().region)?;
+    let regions = |region: &str| {
+        household.key_service(principal, region).map_err(|Failure { message, .. }| {
+            let message = format!("The key is in region {region:?}, which cannot be used here: {message}");
+            VolumeError::Key(KmsError::new(KmsErrorKind::NotFound, message))
+        })
+    };
+    let total = volume.count_files(&options.below).map_err(tell)?;
+    let report = with_progress(served, lines, total, |seen| volume.rewrap(&here, &regions, options, seen));
+    json(&report.map_err(tell)?)
+}
+
+/// Does something with many files, and tells how far it is. What `work` is given counts one more, and answers whether to
+/// go on: not when who asked is gone, or the mount ends.
+fn with_progress<T>(
+    served: &Served,
+    lines: &mut Lines,
+    total: u64,
+    work: impl FnOnce(&(dyn Fn() -> bool + Sync)) -> T,
+) -> T {
+    let (done, gone) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (end, ended) = mpsc::channel::<()>();
+    let (done, gone) = (&done, &gone);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while ended.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout) {
+                let progress = Answer::Progress { done: done.load(Ordering::Relaxed), total };
+                if lines.answer(&progress).is_err() {
+                    gone.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        let worked = work(&|| {
+            done.fetch_add(1, Ordering::Relaxed);
+            !gone.load(Ordering::Relaxed) && !served.stopping.load(Ordering::Relaxed)
+        });
+        drop(end);
+        worked
+    })
 }
 
 /// Holds the volume until the connection ends, is told to, or the time is over. What the kernel has of files open for

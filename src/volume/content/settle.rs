@@ -1,6 +1,8 @@
 //! What must be on the medium, and when: the header before the first block, a trace before a block changes its
 //! length in place, the flag of holes before a sync, the final size at the last close.
 
+use super::super::header::WrappedKey;
+use super::super::rewrap;
 use super::*;
 
 impl Content {
@@ -59,6 +61,30 @@ impl Content {
         self.file().write_at(&page[..], 0).attempt("writing a file's header")?;
         state.on_disk = Some(state.header.clone());
         Ok(())
+    }
+
+    /// Puts other wrapped keys in the place of `old`, in memory and in the backing, there in one page write; `file` is the
+    /// backing file, open for writing. False, and nothing done, if others stand there.
+    pub fn set_wrapped(
+        &self,
+        old: &[WrappedKey],
+        new: &[WrappedKey],
+        file: &dyn BackingFile,
+        keep_mtime: bool,
+    ) -> Result<bool> {
+        let _guard = self.locks.exclusive(0..1);
+        let mut state = self.state.lock();
+        if state.header.keys != old {
+            return Ok(false);
+        }
+        // The rest of the page stays: what is to come into it is the finalising's.
+        if let Some(on_disk) = &state.on_disk {
+            let on_disk = Header { keys: new.to_vec(), ..on_disk.clone() };
+            rewrap::put_page(file, &*on_disk.encode(&self.keys)?, keep_mtime)?;
+            state.on_disk = Some(on_disk);
+        }
+        state.header.keys = new.to_vec();
+        Ok(true)
     }
 
     /// The header as a crash must find it: it is there, and tells of holes if there are any. mtime is kept.
