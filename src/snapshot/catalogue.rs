@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::depot::{Depot, PACKS, SNAPSHOTS, descriptor_path, manifest_path, pack_path};
 use super::descriptor::{Descriptor, Id, MAX_DESCRIPTOR, check_name};
 use super::error::{On, Result, SnapshotError};
+use super::fixed::{Fixed, ReadOnly, as_io};
 use super::manifest::Manifest;
 use crate::kms::{KeyService, Ledger, SnapshotAction};
-use crate::volume::disk::BackingFile;
+use crate::volume::disk::{BackingFile, Stat};
 use crate::volume::keys::VolumeKeys;
+use crate::volume::layout::PAGE;
 
 /// A snapshot whose descriptor was read. Nothing is authenticated yet.
 #[derive(Clone)]
@@ -63,8 +65,7 @@ impl Snapshot {
     pub fn manifest(&self, volume: &VolumeKeys, service: &dyn KeyService) -> Result<Manifest> {
         self.descriptor.verify(volume)?;
         let path = manifest_path(&self.descriptor.name);
-        let file = Arc::new(DepotFile::open(self.depot.clone(), path)?);
-        Manifest::open(file, &self.descriptor, volume, service)
+        Manifest::open(DepotFile::open(self.depot.clone(), path)?, &self.descriptor, volume, service)
     }
 }
 
@@ -148,87 +149,34 @@ pub struct DepotFile {
 
 impl DepotFile {
     /// Looks how long it is.
-    pub fn open(depot: Arc<dyn Depot>, path: String) -> Result<Self> {
+    pub fn open(depot: Arc<dyn Depot>, path: String) -> Result<Arc<dyn BackingFile>> {
         let len = depot.len(&path)?;
-        Ok(Self { depot, path, len })
+        Ok(Arc::new(ReadOnly(Self { depot, path, len })))
     }
 }
 
-/// For the layers that know only the system's errors; the text stays in the log.
-pub(super) fn as_io(error: SnapshotError) -> std::io::Error {
-    match error {
-        SnapshotError::Depot { source, .. } if source.raw_os_error().is_some() => source,
-        error => {
-            tracing::warn!("a snapshot cannot be read: {error}");
-            std::io::Error::from_raw_os_error(libc::EIO)
-        }
-    }
-}
-
-/// An operation that changes something, on what never changes.
-pub(super) fn read_only<T>() -> std::io::Result<T> {
-    Err(std::io::Error::from_raw_os_error(libc::EROFS))
-}
-
-impl BackingFile for DepotFile {
-    fn len(&self) -> std::io::Result<u64> {
-        Ok(self.len)
+impl Fixed for DepotFile {
+    fn fixed_len(&self) -> u64 {
+        self.len
     }
 
-    fn stat(&self) -> std::io::Result<crate::volume::disk::Stat> {
+    fn fixed_stat(&self) -> std::io::Result<Stat> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.depot.read_at(&self.path, offset, buf).map_err(as_io)
+    fn fill(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        match self.depot.read_at(&self.path, offset, buf).map_err(as_io)? {
+            read if read == buf.len() => Ok(()),
+            _ => Err(std::io::Error::from_raw_os_error(libc::EIO)),
+        }
     }
 
-    fn write_at(&self, _: &[u8], _: u64) -> std::io::Result<()> {
-        read_only()
+    fn data_after(&self, offset: u64) -> Option<u64> {
+        Some(offset)
     }
 
-    fn set_len(&self, _: u64) -> std::io::Result<()> {
-        read_only()
-    }
-
-    fn sync(&self) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn sync_all(&self) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn wait_writeback(&self, _: u64, _: u64) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn start_writeback(&self) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn change(&self, _: &crate::volume::disk::Change) -> std::io::Result<()> {
-        read_only()
-    }
-
-    fn next_data(&self, offset: u64) -> std::io::Result<Option<u64>> {
-        Ok(Some(offset))
-    }
-
-    fn get_xattr(&self, _: &[u8]) -> std::io::Result<Vec<u8>> {
-        Err(std::io::Error::from_raw_os_error(libc::ENODATA))
-    }
-
-    fn set_xattr(&self, _: &[u8], _: &[u8], _: crate::volume::disk::XattrMode) -> std::io::Result<()> {
-        read_only()
-    }
-
-    fn list_xattr(&self) -> std::io::Result<Vec<Vec<u8>>> {
-        Ok(Vec::new())
-    }
-
-    fn remove_xattr(&self, _: &[u8]) -> std::io::Result<()> {
-        read_only()
+    fn attrs(&self) -> &[(Vec<u8>, Vec<u8>)] {
+        &[]
     }
 }
 
@@ -240,7 +188,7 @@ pub fn pack_checker(depot: Arc<dyn Depot>) -> Box<dyn FnMut(&Id, u64) -> Result<
             return Ok(*there);
         }
         let there = match depot.len(&pack_path(&id.0)) {
-            Ok(len) => len == pages * crate::volume::layout::PAGE,
+            Ok(len) => len == pages * PAGE,
             Err(e) if e.is_not_found() => false,
             Err(e) => return Err(e),
         };
@@ -249,10 +197,10 @@ pub fn pack_checker(depot: Arc<dyn Depot>) -> Box<dyn FnMut(&Id, u64) -> Result<
     })
 }
 
-/// Reads pages of a pack; fewer than there should be are damage.
-pub(super) fn read_pages(depot: &dyn Depot, pack: &Id, page: u64, buf: &mut [u8]) -> Result<()> {
+/// Reads bytes of a pack; fewer than there should be are damage.
+pub(super) fn read_pages(depot: &dyn Depot, pack: &Id, offset: u64, buf: &mut [u8]) -> Result<()> {
     let path = pack_path(&pack.0);
-    let read = depot.read_at(&path, page * crate::volume::layout::PAGE, buf);
+    let read = depot.read_at(&path, offset, buf);
     let read = match read {
         Err(e) if e.is_not_found() => {
             return Err(SnapshotError::damaged(format!("{path} is missing in {}", depot.location())));

@@ -7,9 +7,13 @@ pub mod catalogue;
 pub mod create;
 pub mod depot;
 pub mod descriptor;
+pub mod dir;
 mod error;
+mod fixed;
 pub mod manifest;
 mod packs;
+pub mod restore;
+pub mod verify;
 
 pub use catalogue::{Opened, Snapshot};
 pub use error::{Result, SnapshotError};

@@ -31,5 +31,6 @@ mod parsers;
 mod power;
 mod reader;
 mod rewrap_online;
+mod snapshot;
 mod tidy;
 mod usage;

@@ -1,0 +1,5 @@
+//! Snapshots: taken, changed, restored, damaged, cut.
+
+mod bed;
+mod faults;
+mod model;
