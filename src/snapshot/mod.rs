@@ -4,6 +4,7 @@
 
 mod capture;
 pub mod catalogue;
+pub mod copy;
 pub mod create;
 pub mod depot;
 pub mod descriptor;

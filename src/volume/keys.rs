@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::error::Result;
-use super::header::{FileId, WrappedKey};
+use super::header::{FileId, WrappedKey, array};
 use crate::crypto::secret::secret_newtype;
 use crate::crypto::siv::SivKey;
 use crate::crypto::{AeadKey, Secret, kdf, labels, random};
@@ -104,6 +104,13 @@ impl FileKeys {
         let commitment = kdf::hkdf::<32>(data.expose(), salt.expose(), &[labels::FILE_COMMITMENT, &info])?;
         let commitment = *commitment.expose();
         Ok(Self { data, salt, info, header, commitment, content: RwLock::new(Vec::new()) })
+    }
+
+    /// The data key under another KMS key (Encrypt), in the context it always has.
+    pub fn wrap(&self, service: &dyn KeyService, key_id: &str) -> Result<WrappedKey> {
+        let context = file_context(&array(&self.info, 1), &array(&self.info, 17));
+        let made = service.encrypt(key_id, self.data.expose(), &context)?;
+        Ok(WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext })
     }
 
     /// Key of the header's MAC.
