@@ -22,6 +22,7 @@ mod rewrap;
 mod secret;
 mod serve;
 mod service;
+mod snapshot;
 mod status;
 mod umount;
 mod usage;
@@ -58,6 +59,7 @@ enum Verb {
     Inspect(inspect::Args),
     Rewrap(rewrap::Args),
     Hold(hold::Args),
+    Snapshot(snapshot::Args),
     Key(key::Args),
     Alias(alias::Args),
     Iam(iam::Args),
@@ -121,6 +123,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Inspect(args) => inspect::run(args)?,
         Verb::Rewrap(args) => rewrap::run(global, args)?,
         Verb::Hold(args) => return hold::run(args),
+        Verb::Snapshot(args) => snapshot::run(global, args)?,
         Verb::Key(args) => key::run(global, args)?,
         Verb::Alias(args) => alias::run(global, args)?,
         Verb::Iam(args) => return iam::run(global, args),

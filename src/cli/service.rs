@@ -155,6 +155,11 @@ pub fn begin_in(global: &Global, kms: &Arc<Kms>, region: &Region) -> Result<Sess
     kms.session(caller(global, kms)?, region).map_err(failed)
 }
 
+/// A session of somebody in a region.
+pub fn session_in(kms: &Arc<Kms>, caller: Caller, region: &Region) -> Result<Session> {
+    kms.session(caller, region).map_err(failed)
+}
+
 /// A session of somebody in the chosen region.
 pub fn session_as(global: &Global, kms: &Arc<Kms>, caller: Caller) -> Result<Session> {
     kms.session(caller, &global.region).map_err(failed)
@@ -227,7 +232,8 @@ fn open(global: &Global, passphrase: Option<SecretVec>) -> Result<Arc<Kms>> {
     Kms::open(&global.home()?, options).map_err(failed)
 }
 
-fn failed(error: HomeError) -> CliError {
+/// What a home's error is at the command line.
+pub fn failed(error: HomeError) -> CliError {
     let advice = match &error {
         HomeError::RootKey(RootKeyError::NeedsPassphrase { .. }) => {
             "; give --passphrase-file FILE, or --passphrase to be asked for it"

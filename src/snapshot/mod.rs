@@ -15,6 +15,8 @@ pub mod manifest;
 mod packs;
 pub mod restore;
 pub mod verify;
+pub mod s3;
+pub mod share;
 
 pub use catalogue::{Opened, Snapshot};
 pub use error::{Result, SnapshotError};

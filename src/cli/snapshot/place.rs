@@ -1,0 +1,118 @@
+//! Where a snapshot is, as it is named on the command line.
+
+use std::env;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::error::{CliError, Result};
+use crate::snapshot::SnapshotError;
+use crate::snapshot::depot::{Depot, DirDepot, SNAPSHOTS};
+use crate::snapshot::s3::{S3Depot, S3Options};
+use crate::volume::VolumeError;
+
+/// A snapshot by its name in a depot, or by its whole path or URL.
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    /// Snapshot: its name with --in, or DEPOT/snapshots/NAME
+    pub snapshot: String,
+    /// Depot it is in: a volume, a directory, or s3://BUCKET/PREFIX
+    #[arg(long = "in", value_name = "DEPOT")]
+    pub within: Option<String>,
+    #[command(flatten)]
+    pub s3: S3,
+}
+
+/// How a bucket is reached.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "S3")]
+pub struct S3 {
+    /// Server of s3:// URLs, if it is not AWS's; plain http:// is for this machine only
+    #[arg(long, env = "AWS_ENDPOINT_URL_S3", value_name = "URL", hide_env_values = true)]
+    pub endpoint: Option<String>,
+    /// Region of the bucket [default: AWS_REGION, AWS_DEFAULT_REGION, or us-east-1]
+    #[arg(long, value_name = "REGION")]
+    pub bucket_region: Option<String>,
+}
+
+/// A depot, and the name of a snapshot in it.
+pub struct Place {
+    pub depot: Arc<dyn Depot>,
+    /// As it was named, to be told in messages and to be opened again.
+    pub shown: String,
+    pub name: String,
+}
+
+impl Named {
+    /// Opens the depot. Whether it has the snapshot is not asked yet.
+    pub fn place(&self) -> Result<Place> {
+        let (shown, name) = match &self.within {
+            Some(depot) => (depot.clone(), self.snapshot.clone()),
+            None => {
+                let whole = self.snapshot.trim_end_matches('/');
+                let marker = format!("/{SNAPSHOTS}/");
+                let cut = whole.rfind(&marker).map(|at| (&whole[..at], &whole[at + marker.len()..]));
+                let Some((depot, name)) =
+                    cut.filter(|(depot, name)| !depot.is_empty() && !name.contains('/'))
+                else {
+                    return Err(CliError::Usage(format!(
+                        "{} names a snapshot without its depot; add --in DEPOT (a volume, a directory, s3://BUCKET/PREFIX), \
+                         or name it as DEPOT/snapshots/NAME",
+                        self.snapshot
+                    )));
+                };
+                (depot.to_owned(), name.to_owned())
+            }
+        };
+        Ok(Place { depot: open(&shown, &self.s3)?, shown, name })
+    }
+}
+
+/// Opens a depot: a bucket, a volume's own, or a directory.
+pub fn open(depot: &str, s3: &S3) -> Result<Arc<dyn Depot>> {
+    if let Some(rest) = depot.strip_prefix("s3://") {
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let mut settings: Vec<_> = env::vars()
+            .filter(|(name, _)| name.starts_with("AWS_"))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
+        settings.push(("aws_region".to_owned(), bucket_region(s3)));
+        let options = S3Options {
+            bucket: bucket.to_owned(),
+            prefix: prefix.trim_end_matches('/').to_owned(),
+            endpoint: s3.endpoint.clone(),
+            settings,
+            patience: None,
+        };
+        return Ok(Arc::new(S3Depot::open(options).map_err(failed)?));
+    }
+    let path = Path::new(depot);
+    let own = path.join("kmsfs.json").exists().then(|| path.join(".kmsfs").join("snapshots"));
+    Ok(Arc::new(DirDepot::open(own.as_deref().unwrap_or(path)).map_err(failed)?))
+}
+
+fn bucket_region(s3: &S3) -> String {
+    let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let told = s3.bucket_region.clone().or_else(|| set("AWS_REGION")).or_else(|| set("AWS_DEFAULT_REGION"));
+    told.unwrap_or_else(|| "us-east-1".to_owned())
+}
+
+/// What a snapshot's error is at the command line.
+pub fn failed(error: SnapshotError) -> CliError {
+    match error {
+        SnapshotError::Key(refused) | SnapshotError::Volume(VolumeError::Key(refused)) => {
+            CliError::Refused(refused)
+        }
+        SnapshotError::Busy(_) => CliError::Busy(error.to_string()),
+        SnapshotError::Damaged(_) | SnapshotError::Volume(VolumeError::Damaged { .. }) => {
+            CliError::Tampered(error.to_string())
+        }
+        SnapshotError::NotFound { .. }
+        | SnapshotError::Exists(_)
+        | SnapshotError::BadName(_)
+        | SnapshotError::Refused(_) => CliError::Usage(error.to_string()),
+        SnapshotError::Depot { .. }
+        | SnapshotError::Newer(_)
+        | SnapshotError::Volume(_)
+        | SnapshotError::Crypto(_) => CliError::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,150 @@
+//! `kmsfs snapshot share`: what somebody of another account needs to copy or open a snapshot.
+
+use serde_json::{Value, json};
+
+use super::super::error::{CliError, Result};
+use super::super::global::Global;
+use super::super::{output, service};
+use super::copy::source;
+use super::place::{self, Named};
+use crate::kms::wire::{
+    CreateGrantRequest, DescribeKeyRequest, GetKeyPolicyRequest, GrantConstraints, PutKeyPolicyRequest,
+};
+use crate::kms::{EncryptionContext, Session};
+use crate::snapshot::copy;
+use crate::snapshot::share::{OPERATION, Sharing, VOLUME_CONTEXT};
+
+/// Shows or applies what lets another account (--account) open a snapshot, to copy it under a key of its own
+///
+/// Both sides must agree: the KMS key's policy must name the other account, and an identity policy there must allow the
+/// same to who copies. With --role a grant lets that role alone in, which needs no identity policy. Each is for kms:Decrypt
+/// of what belongs to this volume, by its encryption context, and nothing else. A snapshot under a service-managed key cannot be
+/// shared, since the policy of such a key is the service's own.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    named: Named,
+    /// Let in this role of the other account, by a grant, instead of the account
+    #[arg(long, value_name = "ARN")]
+    role: Option<String>,
+    /// Add the statement to the key's policy, or make the grant
+    #[arg(long)]
+    apply: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(global: &Global, args: &Args) -> Result<()> {
+    let place = args.named.place()?;
+    let snapshot = copy::descriptor(&*place.depot, &place.name).map_err(place::failed)?;
+    let account = global.account.as_str();
+    let sharing = Sharing::new(&snapshot, account).map_err(place::failed)?;
+    if let Some(role) = &args.role
+        && !role.strip_prefix(&format!("arn:aws:iam::{account}:role/")).is_some_and(|name| !name.is_empty())
+    {
+        return Err(CliError::Usage(format!("{role} is not the ARN of a role of account {account}")));
+    }
+    let kms = service::kms(global)?;
+    let session = source(global, &kms, &snapshot)?;
+    for key in &sharing.key_arns {
+        let request = DescribeKeyRequest { key_id: key.clone(), ..DescribeKeyRequest::default() };
+        if session.call(request)?.key_metadata.key_manager == "AWS" {
+            return Err(CliError::Usage(format!(
+                "snapshot {name:?} cannot be shared: {key} is a service-managed key, and nobody can change the policy of \
+                 such a key. Copy it under a key of your own first, and share the copy: `kmsfs snapshot copy {name} --in \
+                 {depot} --to {region} --key alias/NAME`",
+                name = snapshot.name,
+                depot = place.shown,
+                region = snapshot.region,
+            )));
+        }
+    }
+    // Whom the descriptor lets in must be its own volume's matter, and not that of who changed it.
+    snapshot.unlock(&session).map_err(place::failed)?;
+    match &args.role {
+        Some(role) => by_grant(&session, args, &sharing, role),
+        None => by_policy(&session, args, &sharing, account),
+    }
+}
+
+fn by_policy(session: &Session, args: &Args, sharing: &Sharing, account: &str) -> Result<()> {
+    let principal = format!("arn:aws:iam::{account}:root");
+    let mut done = Vec::new();
+    if args.apply {
+        for key in &sharing.key_arns {
+            let get = GetKeyPolicyRequest { key_id: key.clone(), ..GetKeyPolicyRequest::default() };
+            let policy = session.call(get)?.policy;
+            if let Some(policy) = sharing.add_to(&policy, &principal).map_err(place::failed)? {
+                let key_id = key.clone();
+                session.call(PutKeyPolicyRequest { key_id, policy, ..PutKeyPolicyRequest::default() })?;
+                done.push(key.clone());
+            }
+        }
+    }
+    let statement = sharing.key_statement(&principal);
+    if args.json {
+        return output::json(&json!({
+            "key_arns": sharing.key_arns,
+            "key_policy_statement": statement,
+            "identity_policy": sharing.identity_policy(),
+            "applied": args.apply,
+            "changed": done,
+        }));
+    }
+    let keys = sharing.key_arns.join(", ");
+    output::line(&match args.apply {
+        true if done.is_empty() => format!("The policy of {keys} had this statement already:"),
+        true => format!("Added to the policy of {}:", done.join(", ")),
+        false => format!("To add to the policy of {keys} (--apply does it):"),
+    })?;
+    output::json(&statement)?;
+    output::line(&format!("To attach, by account {account}, to who copies (`kmsfs iam role put-policy`):"))?;
+    output::json(&sharing.identity_policy())
+}
+
+fn by_grant(session: &Session, args: &Args, sharing: &Sharing, role: &str) -> Result<()> {
+    let context: EncryptionContext = [(VOLUME_CONTEXT.to_owned(), sharing.volume_id.clone())].into();
+    let mut made = Vec::new();
+    if args.apply {
+        for key in &sharing.key_arns {
+            let answer = session.call(CreateGrantRequest {
+                key_id: key.clone(),
+                grantee_principal: Some(role.to_owned()),
+                operations: Some(vec![OPERATION.to_owned()]),
+                constraints: Some(GrantConstraints {
+                    encryption_context_subset: Some(context.clone()),
+                    ..GrantConstraints::default()
+                }),
+                name: Some(format!("kmsfs-{}", sharing.volume_id)),
+                ..CreateGrantRequest::default()
+            })?;
+            made.push(json!({ "key_arn": key, "grant_id": answer.grant_id }));
+        }
+    }
+    if args.json {
+        return output::json(&json!({
+            "key_arns": sharing.key_arns,
+            "grantee_principal": role,
+            "operations": [OPERATION],
+            "encryption_context_subset": context,
+            "applied": args.apply,
+            "grants": made,
+        }));
+    }
+    for grant in &made {
+        let text = |name: &str| grant[name].as_str().unwrap_or_default().to_owned();
+        output::facts(&[("key", text("key_arn")), ("grant", text("grant_id"))])?;
+    }
+    if !args.apply {
+        output::line("To make (--apply does it):")?;
+        for key in &sharing.key_arns {
+            output::line(&format!(
+                "kmsfs key grant create {key} --grantee-principal {role} --operations {OPERATION} --constraints {}",
+                Value::from(json!({ "EncryptionContextSubset": context }))
+            ))?;
+        }
+    }
+    Ok(())
+}
