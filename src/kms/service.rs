@@ -192,6 +192,8 @@ pub enum FileEvent {
 pub enum SnapshotAction {
     /// It was taken of a volume.
     Create,
+    /// It was made of another one, under other keys.
+    Copy,
     /// A volume was made of it.
     Restore,
     /// It was deleted.
@@ -203,6 +205,7 @@ impl SnapshotAction {
     pub const fn event_name(self) -> &'static str {
         match self {
             Self::Create => "CreateSnapshot",
+            Self::Copy => "CopySnapshot",
             Self::Restore => "RestoreSnapshot",
             Self::Delete => "DeleteSnapshot",
         }

@@ -127,7 +127,9 @@ pub fn sweep(depot: &Arc<dyn Depot>) -> Result<Deleted> {
     if !unreadable.is_empty() {
         return Ok(deleted);
     }
-    let named: HashSet<Id> = listing.snapshots.iter().flat_map(|s| &s.packs).map(|p| p.id).collect();
+    let mut named: HashSet<Id> = listing.snapshots.iter().flat_map(|s| &s.packs).map(|p| p.id).collect();
+    // A copy that was cut off goes on with what it has.
+    named.extend(super::copy::packs_of_drafts(&**depot)?);
     for name in depot.list(PACKS)? {
         let Ok(id) = Id::try_from(name) else { continue };
         if !named.contains(&id) {

@@ -54,11 +54,6 @@ pub trait Depot: Send + Sync {
     /// A store that has no locks answers at once: there, one writer at a time is the caller's matter.
     fn lock(&self) -> Result<Box<dyn Send + Sync>>;
 
-    /// Bytes that are better read at once, where each call is a journey; 0 where it is none.
-    fn piece(&self) -> u64 {
-        0
-    }
-
     /// A whole small object.
     fn get(&self, path: &str, max: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; max + 1];

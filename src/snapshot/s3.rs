@@ -13,6 +13,7 @@ use object_store::path::Path;
 use object_store::{
     BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig,
 };
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
@@ -25,6 +26,8 @@ const PART: usize = 16 << 20;
 const AT_ONCE: usize = 4;
 /// Bytes that are read at once where less is asked for.
 const PIECE: u64 = 256 << 10;
+/// Such pieces that are kept: 16 MiB.
+const KEPT: usize = 64;
 /// How long one attempt may take, by what it does.
 const CONNECT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
@@ -53,6 +56,14 @@ pub struct S3Depot {
     url: String,
     prefix: String,
     patience: Duration,
+    /// Pieces of objects, the newest last. Objects do not change but by this depot's own hands.
+    kept: Arc<Mutex<Vec<Piece>>>,
+}
+
+struct Piece {
+    path: String,
+    number: u64,
+    bytes: Arc<Vec<u8>>,
 }
 
 impl S3Depot {
@@ -110,12 +121,71 @@ impl S3Depot {
         let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("s3").enable_all().build();
         let runtime = runtime.map_err(|e| refused(format!("no threads for it: {e}")))?;
         let prefix = options.prefix.trim_matches('/').to_owned();
-        Ok(Self { store: Arc::new(store), runtime: Arc::new(runtime), url, prefix, patience })
+        let kept = Arc::default();
+        Ok(Self { store: Arc::new(store), runtime: Arc::new(runtime), url, prefix, patience, kept })
     }
 
     fn path(&self, path: &str) -> Path {
         // Every component was made or checked by this layer, or by whoever named the prefix.
         if self.prefix.is_empty() { Path::from(path) } else { Path::from(format!("{}/{path}", self.prefix)) }
+    }
+
+    /// Asks for bytes until they come, or patience ends.
+    fn fetch(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let (key, end) = (self.path(path), offset + buf.len() as u64);
+        let begun = Instant::now();
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let got = self.runtime.block_on(self.store.get_range(&key, offset..end));
+            match got {
+                Ok(bytes) => {
+                    let len = bytes.len().min(buf.len());
+                    buf[..len].copy_from_slice(&bytes[..len]);
+                    return Ok(len);
+                }
+                Err(error) => {
+                    // A range that begins behind the end is an error of the protocol, and no more than that.
+                    if self.len(path)? <= offset {
+                        return Ok(0);
+                    }
+                    if !may_pass(&error) || begun.elapsed() + wait > self.patience {
+                        return Err(self.failed("reading", path, error));
+                    }
+                    std::thread::sleep(wait);
+                    wait = (wait * 2).min(Duration::from_secs(5));
+                }
+            }
+        }
+    }
+
+    /// A piece of an object, kept or fetched.
+    fn piece(&self, path: &str, number: u64) -> Result<Arc<Vec<u8>>> {
+        let mut kept = self.kept.lock();
+        if let Some(at) = kept.iter().position(|piece| piece.number == number && piece.path == path) {
+            let piece = kept.remove(at);
+            let bytes = piece.bytes.clone();
+            kept.push(piece);
+            return Ok(bytes);
+        }
+        drop(kept);
+        let mut bytes = vec![0; PIECE as usize];
+        let read = self.fetch(path, number * PIECE, &mut bytes)?;
+        bytes.truncate(read);
+        let bytes = Arc::new(bytes);
+        let mut kept = self.kept.lock();
+        if kept.len() >= KEPT {
+            kept.remove(0);
+        }
+        kept.push(Piece { path: path.to_owned(), number, bytes: bytes.clone() });
+        Ok(bytes)
+    }
+
+    /// An object is written anew, or goes: what is kept of it is stale.
+    fn forget(&self, path: &str) {
+        self.kept.lock().retain(|piece| piece.path != path);
     }
 
     fn failed(&self, what: &'static str, path: &str, error: object_store::Error) -> SnapshotError {
@@ -176,46 +246,33 @@ impl Depot for S3Depot {
         self.url.clone()
     }
 
-    fn piece(&self) -> u64 {
-        PIECE
-    }
-
     fn len(&self, path: &str) -> Result<u64> {
         let head = self.runtime.block_on(self.store.head(&self.path(path)));
         Ok(head.map_err(|e| self.failed("looking for", path, e))?.size)
     }
 
     fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
+        // What is read in one go, or nearly, is asked for as it is.
+        if buf.len() as u64 >= PIECE {
+            return self.fetch(path, offset, buf);
         }
-        let (key, end) = (self.path(path), offset + buf.len() as u64);
-        let begun = Instant::now();
-        let mut wait = Duration::from_millis(100);
-        loop {
-            let got = self.runtime.block_on(self.store.get_range(&key, offset..end));
-            match got {
-                Ok(bytes) => {
-                    let len = bytes.len().min(buf.len());
-                    buf[..len].copy_from_slice(&bytes[..len]);
-                    return Ok(len);
-                }
-                Err(error) => {
-                    // A range that begins behind the end is an error of the protocol, and no more than that.
-                    if self.len(path)? <= offset {
-                        return Ok(0);
-                    }
-                    if !may_pass(&error) || begun.elapsed() + wait > self.patience {
-                        return Err(self.failed("reading", path, error));
-                    }
-                    std::thread::sleep(wait);
-                    wait = (wait * 2).min(Duration::from_secs(5));
-                }
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset + done as u64;
+            let piece = self.piece(path, at / PIECE)?;
+            let from = piece.get((at % PIECE) as usize..).unwrap_or_default();
+            let len = from.len().min(buf.len() - done);
+            if len == 0 {
+                break;
             }
+            buf[done..done + len].copy_from_slice(&from[..len]);
+            done += len;
         }
+        Ok(done)
     }
 
     fn create(&self, path: &str) -> Result<Box<dyn Sink>> {
+        self.forget(path);
         Ok(Box::new(S3Sink {
             store: self.store.clone(),
             runtime: self.runtime.clone(),
@@ -237,6 +294,7 @@ impl Depot for S3Depot {
     }
 
     fn delete(&self, path: &str) -> Result<()> {
+        self.forget(path);
         match self.runtime.block_on(self.store.delete(&self.path(path))) {
             Err(object_store::Error::NotFound { .. }) => Ok(()),
             done => done.map_err(|e| self.failed("deleting", path, e)),

@@ -14,8 +14,11 @@ use super::place::{self, Named};
 use crate::iam::{AccountId, Region};
 use crate::kms::home::{HomeError, Kms};
 use crate::kms::{Caller, KeyService, Session};
+use crate::snapshot::Snapshot;
 use crate::snapshot::copy::{self, From, Options, Report, To, Way};
+use crate::snapshot::depot::Depot;
 use crate::snapshot::descriptor::Descriptor;
+use crate::volume::host::HostDir;
 
 /// Copies a snapshot under a KMS key of another region, or of another account
 ///
@@ -50,6 +53,9 @@ pub struct Args {
     /// Units that are copied at once [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// MiB of content between two points from which a copy that was cut off goes on
+    #[arg(long, value_name = "MIB", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    unit: u16,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -59,7 +65,7 @@ pub struct Args {
 pub fn run(global: &Global, args: &Args) -> Result<()> {
     let from = args.named.place()?;
     daemon::raise_open_files();
-    let old = copy::descriptor(&*from.depot, &from.name).map_err(place::failed)?;
+    let old = Snapshot::find(from.depot.clone(), &from.name).map_err(place::failed)?.descriptor;
     let depot = match &args.dest {
         Some(dest) => place::open(dest, &args.named.s3)?,
         None => from.depot.clone(),
@@ -69,7 +75,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let account = caller.principal.account().clone();
     let name = args.name.clone().unwrap_or_else(|| default_name(&old, &args.to, &account));
     if args.abandon {
-        return abandon(&*depot, &name);
+        return abandon(&depot, &name);
     }
     let source = source(global, &kms, &old)?;
     let target = target(global, &kms, caller, args)?;
@@ -83,12 +89,14 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
              too. Without it all is encrypted again",
         );
     }
+    let target = Arc::new(target);
     let to = To {
         depot,
         name,
         region: args.to.to_string(),
         account: account.to_string(),
-        service: Arc::new(target),
+        service: target.clone(),
+        ledger: target,
         key_arn,
         now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64),
     };
@@ -104,12 +112,16 @@ fn copied(from: &From, to: &To, args: &Args) -> Result<Report> {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
+    let temporary = env::temp_dir();
+    let spool = HostDir::open(&temporary)
+        .map_err(|e| CliError::io("the directory of temporary files", &temporary, e))?;
     let options = Options {
         way: if args.rewrap { Way::Rewrap } else { Way::EncryptAgain },
         threads: args
             .threads
             .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from),
-        spool: &env::temp_dir(),
+        unit_pages: u64::from(args.unit) << 8,
+        spool: &*spool,
         progress: &|done, all| {
             if let Some(all) = all {
                 bar.set_length(all);
@@ -157,7 +169,7 @@ fn default_name(old: &Descriptor, region: &Region, account: &AccountId) -> Strin
     }
 }
 
-fn abandon(depot: &dyn crate::snapshot::depot::Depot, name: &str) -> Result<()> {
+fn abandon(depot: &Arc<dyn Depot>, name: &str) -> Result<()> {
     match copy::abandon(depot, name).map_err(place::failed)? {
         true => output::line(&format!("what the copy {name} had left is gone")),
         false => Err(CliError::Usage(format!("no copy was begun as {name} in {}", depot.location()))),

@@ -11,7 +11,7 @@ use crate::kms::wire::{
     CreateGrantRequest, DescribeKeyRequest, GetKeyPolicyRequest, GrantConstraints, PutKeyPolicyRequest,
 };
 use crate::kms::{EncryptionContext, Session};
-use crate::snapshot::copy;
+use crate::snapshot::Snapshot;
 use crate::snapshot::share::{OPERATION, Sharing, VOLUME_CONTEXT};
 
 /// Shows or applies what lets another account (--account) open a snapshot, to copy it under a key of its own
@@ -38,7 +38,7 @@ pub struct Args {
 /// Runs it.
 pub fn run(global: &Global, args: &Args) -> Result<()> {
     let place = args.named.place()?;
-    let snapshot = copy::descriptor(&*place.depot, &place.name).map_err(place::failed)?;
+    let snapshot = Snapshot::find(place.depot, &place.name).map_err(place::failed)?.descriptor;
     let account = global.account.as_str();
     let sharing = Sharing::new(&snapshot, account).map_err(place::failed)?;
     if let Some(role) = &args.role

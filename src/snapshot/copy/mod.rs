@@ -5,14 +5,11 @@
 //! again, a copy goes on behind the parts that stand. The names of its packs are those of its units, so that a unit done
 //! again replaces what it wrote before. The descriptor comes last, and only then is there a snapshot.
 
-mod object;
 mod part;
 mod plan;
 mod unit;
 
-use std::collections::{BTreeSet, HashMap};
-use std::io::Write;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -20,24 +17,26 @@ use std::thread;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use self::object::Object;
-use self::part::{Part, part_path};
+use self::part::{Number, Part, part_path};
 use self::plan::Plan;
 use self::unit::{Unit, Worker, packs_for};
-use super::depot::{Depot, PACKS, SNAPSHOTS, descriptor_path, manifest_path, pack_path};
+use super::capture::{Stream, scratch};
+use super::catalogue::{Opened, Snapshot, copy_into, sweep};
+use super::depot::{Depot, SNAPSHOTS, descriptor_path, manifest_path, pack_path};
 use super::descriptor::{
     Descriptor, Id, KeyUse, MAX_DESCRIPTOR, Origin, Pack, SNAPSHOT_FORMAT, check_name, open_volume_key,
 };
-use super::error::{On, Result, SnapshotError};
-use super::manifest::{Entry, Manifest, Writing};
+use super::error::{Result, SnapshotError};
+use super::manifest::{Entry, ManifestSink, Records};
 use crate::crypto::{Secret, mac, random};
-use crate::kms::KeyService;
-use crate::volume::disk::BackingFile;
+use crate::kms::{KeyService, Ledger, SnapshotAction};
+use crate::volume::disk::Dir;
 use crate::volume::epoch::Epoch;
 use crate::volume::header::WrappedKey;
-use crate::volume::host::HostDir;
 use crate::volume::keys::{VolumeId, VolumeKey, VolumeKeys, volume_context};
 use crate::volume::transcode::Rename;
+
+pub use self::plan::UNIT_PAGES;
 
 /// What a copy is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +70,8 @@ pub struct To {
     pub account: String,
     /// The key service there.
     pub service: Arc<dyn KeyService>,
+    /// Its log.
+    pub ledger: Arc<dyn Ledger>,
     /// The KMS key to come under.
     pub key_arn: String,
     /// Seconds since 1970.
@@ -83,8 +84,10 @@ pub struct Options<'a> {
     pub way: Way,
     /// Units that are copied at once.
     pub threads: usize,
+    /// Pages of content between two points from which a copy that was cut off goes on.
+    pub unit_pages: u64,
     /// A directory for the new manifest while it is written.
-    pub spool: &'a Path,
+    pub spool: &'a dyn Dir,
     /// Bytes of content that were done; once with all there are, as `(0, all)`, before the first.
     pub progress: &'a (dyn Fn(u64, Option<u64>) + Sync),
 }
@@ -144,17 +147,6 @@ fn pack_id(snapshot: &Id, unit: u64, index: u32) -> Id {
     Id(id)
 }
 
-/// Reads the descriptor of a snapshot. Nothing is authenticated yet.
-pub fn descriptor(depot: &dyn Depot, name: &str) -> Result<Descriptor> {
-    check_name(name)?;
-    match depot.get(&descriptor_path(name), MAX_DESCRIPTOR) {
-        Err(e) if e.is_not_found() => {
-            Err(SnapshotError::NotFound { name: name.to_owned(), depot: depot.location() })
-        }
-        text => Descriptor::parse(&text?),
-    }
-}
-
 /// Copies a snapshot, or goes on with a copy that was cut off.
 ///
 /// # Errors
@@ -163,7 +155,7 @@ pub fn descriptor(depot: &dyn Depot, name: &str) -> Result<Descriptor> {
 /// is.
 pub fn copy(from: &From, to: &To, options: &Options) -> Result<Report> {
     check_name(&to.name)?;
-    let old = descriptor(&*from.depot, &from.name)?;
+    let snapshot = Snapshot::find(from.depot.clone(), &from.name)?;
     let _lock = to.depot.lock()?;
     match to.depot.len(&descriptor_path(&to.name)) {
         Ok(_) => {
@@ -174,20 +166,15 @@ pub fn copy(from: &From, to: &To, options: &Options) -> Result<Report> {
         Err(e) if e.is_not_found() => {}
         Err(e) => return Err(e),
     }
-    let old_keys = old.unlock(&*from.service)?;
-    let manifest = Manifest::open(
-        Object::open(&from.depot, manifest_path(&from.name))?,
-        &old,
-        &old_keys,
-        &*from.service,
-    )?;
+    let Opened { descriptor: old, volume: old_keys, manifest, .. } = snapshot.open(&*from.service)?;
     let begun = begun(&old, to, options.way)?;
     let (mut draft, keys) = match begun {
         Some(begun) => begun,
         None => draft(&old, &old_keys, from, to, options.way)?,
     };
     let rename = Rename { from: &old_keys, to: &keys };
-    let plan = Plan::new(&manifest, (options.way == Way::EncryptAgain).then_some(&rename))?;
+    let plan =
+        Plan::new(&manifest, (options.way == Way::EncryptAgain).then_some(&rename), options.unit_pages)?;
     if draft.mac.is_empty() {
         let units = 0..plan.units();
         let packs = units.flat_map(|unit| {
@@ -340,13 +327,13 @@ fn units(unit: &Unit, plan: &Plan, name: &str, options: &Options) -> Result<usiz
     let failed = Mutex::new(None);
     let one = |worker: &mut Worker, number: usize| -> Result<()> {
         let path = part_path(name, number);
-        let numbers = (number as u64, plan.units() as u64);
-        if stands(unit.target, &path, numbers)? {
+        let which = (number as u64, plan.units() as u64, options.unit_pages);
+        if stands(unit.target, &path, which)? {
             (options.progress)(plan.unit_bytes(number), None);
             return Ok(());
         }
         let part =
-            unit.copy(worker, numbers, &mut plan.unit(number), &|bytes| (options.progress)(bytes, None))?;
+            unit.copy(worker, which, &mut plan.unit(number), &|bytes| (options.progress)(bytes, None))?;
         unit.target.depot.put(&path, &part)?;
         copied.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -375,7 +362,7 @@ fn units(unit: &Unit, plan: &Plan, name: &str, options: &Options) -> Result<usiz
 }
 
 /// True if a unit was copied before, and its packs are there.
-fn stands(target: &Target, path: &str, numbers: (u64, u64)) -> Result<bool> {
+fn stands(target: &Target, path: &str, number: Number) -> Result<bool> {
     let part = match Part::read(target.depot, path, target.keys, target.service) {
         Ok(Some(part)) => part,
         Ok(None) => return Ok(false),
@@ -384,7 +371,7 @@ fn stands(target: &Target, path: &str, numbers: (u64, u64)) -> Result<bool> {
         Err(SnapshotError::Volume(crate::volume::VolumeError::Damaged { .. })) => return Ok(false),
         Err(e) => return Err(e),
     };
-    if part.snapshot != target.snapshot || part.unit != numbers {
+    if part.snapshot != target.snapshot || part.unit != number {
         return Ok(false);
     }
     for pack in &part.packs {
@@ -399,20 +386,11 @@ fn stands(target: &Target, path: &str, numbers: (u64, u64)) -> Result<bool> {
 }
 
 /// Writes the manifest out of the parts, reads it back, and at last puts the descriptor in its place.
-fn finish(target: &Target, to: &To, plan: &Plan, draft: Descriptor, spool: &Path) -> Result<Descriptor> {
-    let shown = spool.display().to_string();
-    let dir = HostDir::open(spool).on("opening the directory for temporary files", &shown)?;
-    let name = crate::volume::names::temporary_name()?;
-    let file = dir.create_file(&name, 0o600).on("creating a temporary file in", &shown)?;
-    dir.unlink(&name).on("unlinking a temporary file in", &shown)?;
-    let (mut manifest, manifest_id) = Writing::begin(
-        file.clone(),
-        draft.snapshot_id,
-        target.keys,
-        target.service,
-        target.key_arn,
-        target.epoch,
-    )?;
+fn finish(target: &Target, to: &To, plan: &Plan, draft: Descriptor, spool: &dyn Dir) -> Result<Descriptor> {
+    let file = scratch(spool)?;
+    let (sink, manifest_id) =
+        ManifestSink::begin(file.clone(), target.keys, target.service, target.key_arn, target.epoch)?;
+    let mut manifest = Records::new(sink, draft.snapshot_id)?;
     let (mut packs, mut files, mut entries) = (Vec::new(), 0, 0);
     let mut groups: HashMap<u32, Entry> = HashMap::new();
     for unit in 0..plan.units() {
@@ -441,9 +419,8 @@ fn finish(target: &Target, to: &To, plan: &Plan, draft: Descriptor, spool: &Path
         }
         packs.extend(part.packs);
     }
-    manifest.finish()?;
-    let path = manifest_path(&to.name);
-    upload(&*file, target.depot, &path)?;
+    manifest.finish()?.finish()?;
+    copy_into(target.depot, &manifest_path(&to.name), &mut Stream::read(file))?;
     let mut snapshot = Descriptor {
         manifest: manifest_id,
         counts: super::descriptor::Counts {
@@ -456,34 +433,15 @@ fn finish(target: &Target, to: &To, plan: &Plan, draft: Descriptor, spool: &Path
     };
     snapshot.sign(target.keys)?;
     check(to, &snapshot, target, entries)?;
+    to.ledger.record(snapshot.event(SnapshotAction::Copy), true)?;
     target.depot.put(&descriptor_path(&to.name), &snapshot.encode()?)?;
     Ok(snapshot)
-}
-
-/// A finished file into an object.
-fn upload(file: &dyn BackingFile, depot: &dyn Depot, path: &str) -> Result<()> {
-    let len = file.len().on("reading", path)?;
-    let mut sink = depot.create(path)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < len {
-        let wish = buffer.len().min((len - at) as usize);
-        let read = file.read_at(&mut buffer[..wish], at).on("reading", path)?;
-        // The last bytes of a file are a hole, which comes as zeros.
-        if read == 0 {
-            return Err(SnapshotError::damaged(format!("{path} is cut")));
-        }
-        sink.write_all(&buffer[..read]).on("writing", path)?;
-        at += read as u64;
-    }
-    sink.finish()
 }
 
 /// Reads the new snapshot's records from where they stand now, under the new KMS key: the manifest is whole, and every
 /// piece that it names lies in a pack that is there. (The packs were read back, each with its unit.)
 fn check(to: &To, snapshot: &Descriptor, target: &Target, entries: u64) -> Result<()> {
     let keys = open_volume_key(target.service, &snapshot.volume_id.0, &snapshot.wrapped_keys()?)?;
-    snapshot.verify(&keys)?;
     for pack in &snapshot.packs {
         let path = pack_path(&pack.id.0);
         if to.depot.len(&path)? != pack.pages * 4096 {
@@ -492,8 +450,8 @@ fn check(to: &To, snapshot: &Descriptor, target: &Target, entries: u64) -> Resul
             )));
         }
     }
-    let manifest = Object::open(&to.depot, manifest_path(&to.name))?;
-    let manifest = Manifest::open(manifest, snapshot, &keys, target.service)?;
+    let written = Snapshot { depot: to.depot.clone(), descriptor: snapshot.clone() };
+    let manifest = written.manifest(&keys, target.service)?;
     let mut read = manifest.entries()?;
     let mut count = 0;
     while read.next_entry()?.is_some() {
@@ -517,21 +475,31 @@ fn take_away(depot: &dyn Depot, name: &str) -> Result<()> {
     depot.delete(&draft_path(name))
 }
 
-/// Gives up a copy that was begun and not ended: takes away its packs and all else. False if there is none.
-pub fn abandon(depot: &dyn Depot, name: &str) -> Result<bool> {
-    check_name(name)?;
-    let draft = match depot.get(&draft_path(name), MAX_DESCRIPTOR) {
-        Err(e) if e.is_not_found() => return Ok(false),
-        text => Descriptor::parse(&text?)?,
-    };
-    let _lock = depot.lock()?;
-    if depot.len(&descriptor_path(name)).is_err_and(|e| e.is_not_found()) {
-        let there: BTreeSet<_> = depot.list(PACKS)?.into_iter().collect();
-        for pack in draft.packs.iter().filter(|pack| there.contains(&pack.id.to_string())) {
-            depot.delete(&pack_path(&pack.id.0))?;
+/// Packs that copies which were begun, and not ended, may have written: who sweeps a depot leaves them.
+pub fn packs_of_drafts(depot: &dyn Depot) -> Result<HashSet<Id>> {
+    let mut packs = HashSet::new();
+    for name in depot.list(SNAPSHOTS)? {
+        if check_name(&name).is_err() {
+            continue;
         }
-        depot.delete(&manifest_path(name))?;
+        let draft = match depot.get(&draft_path(&name), MAX_DESCRIPTOR) {
+            Err(e) if e.is_not_found() => continue,
+            text => Descriptor::parse(&text?)?,
+        };
+        packs.extend(draft.packs.iter().map(|pack| pack.id));
     }
-    take_away(depot, name)?;
+    Ok(packs)
+}
+
+/// Gives up a copy that was begun and not ended: takes away its packs and all else. False if there is none.
+pub fn abandon(depot: &Arc<dyn Depot>, name: &str) -> Result<bool> {
+    check_name(name)?;
+    let _lock = depot.lock()?;
+    match depot.len(&draft_path(name)) {
+        Err(e) if e.is_not_found() => return Ok(false),
+        there => there?,
+    };
+    take_away(&**depot, name)?;
+    sweep(depot)?;
     Ok(true)
 }

@@ -27,13 +27,16 @@ pub struct PartEntry {
     pub entry: Entry,
 }
 
+/// A unit's number, how many there are, and the pages after which one ends: another call may cut elsewhere.
+pub type Number = (u64, u64, u64);
+
 /// A unit that was copied.
 #[derive(Serialize, Deserialize)]
 pub struct Part {
     /// The copy, so that no other one's part is taken for this one's.
     pub snapshot: Id,
-    /// Its number, and how many there are: another kmsfs may cut units elsewhere.
-    pub unit: (u64, u64),
+    /// What it is.
+    pub unit: Number,
     /// Its packs.
     pub packs: Vec<Pack>,
     /// Files whose content it holds.

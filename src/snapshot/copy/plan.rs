@@ -13,8 +13,8 @@ use crate::volume::disk::Kind;
 use crate::volume::names::{self, DIR_ID, DirId, EntryClass, classify};
 use crate::volume::transcode::Rename;
 
-/// Pages after which a unit ends: 64 MiB.
-const UNIT_PAGES: u64 = (64 << 20) / 4096;
+/// Pages after which a unit ends, usually: 64 MiB.
+pub const UNIT_PAGES: u64 = (64 << 20) / 4096;
 /// Entries after which a unit ends.
 const UNIT_ENTRIES: usize = 4096;
 /// In place of a number: none.
@@ -95,8 +95,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads the manifest through. Without `rename` everything stays in its order, under its name.
-    pub fn new(manifest: &Manifest, rename: Option<&Rename>) -> Result<Self> {
+    /// Reads the manifest through. Without `rename` everything stays in its order, under its name. A unit
+    /// ends after `unit_pages`.
+    pub fn new(manifest: &Manifest, rename: Option<&Rename>, unit_pages: u64) -> Result<Self> {
         let mut plan = Self {
             items: Vec::new(),
             dirs: Vec::new(),
@@ -112,7 +113,7 @@ impl Plan {
         }
         plan.find_items(manifest, rename)?;
         plan.put_in_order();
-        plan.cut();
+        plan.cut(unit_pages);
         Ok(plan)
     }
 
@@ -342,11 +343,11 @@ impl Plan {
         }
     }
 
-    fn cut(&mut self) {
+    fn cut(&mut self, unit_pages: u64) {
         let (mut start, mut pages) = (0, 0);
         for at in 0..self.order.len() {
             pages += self.pages(at);
-            if pages >= UNIT_PAGES || at + 1 - start >= UNIT_ENTRIES {
+            if pages >= unit_pages || at + 1 - start >= UNIT_ENTRIES {
                 self.units.push(start..at + 1);
                 (start, pages) = (at + 1, 0);
             }

@@ -2,11 +2,12 @@
 
 use std::io::Write;
 
+use super::super::catalogue::read_pages;
 use super::super::depot::{Depot, Sink, pack_path};
 use super::super::descriptor::{Id, Pack};
 use super::super::error::{On, Result, SnapshotError};
 use super::super::manifest::{Entry, Extent, Manifest, Stored, file_keys};
-use super::part::{Part, PartEntry};
+use super::part::{Number, Part, PartEntry};
 use super::plan::{Role, Step};
 use super::{Source, Target, Way};
 use crate::crypto::mac::{Sha256, equal};
@@ -66,7 +67,7 @@ impl Unit<'_> {
     pub fn copy(
         &self,
         worker: &mut Worker,
-        number: (u64, u64),
+        number: Number,
         steps: &mut dyn Iterator<Item = Step>,
         done: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<u8>> {
@@ -366,12 +367,7 @@ impl Packed<'_> {
             let piece = &mut pages[((start - first) * PAGE) as usize..((at - first) * PAGE) as usize];
             let pack = self.source.snapshot.packs.get(extent.pack as usize);
             let pack = pack.ok_or_else(|| SnapshotError::damaged("a pack that is not named"))?;
-            let offset = (extent.pack_page + start - extent.page) * PAGE;
-            let path = pack_path(&pack.id.0);
-            if self.source.depot.read_at(&path, offset, piece)? < piece.len() {
-                let depot = self.source.depot.location();
-                return Err(SnapshotError::damaged(format!("{path} in {depot} is cut")));
-            }
+            read_pages(self.source.depot, &pack.id, extent.pack_page + start - extent.page, piece)?;
         }
         pages[((at - first) * PAGE) as usize..].fill(0);
         Ok(())
