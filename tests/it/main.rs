@@ -32,5 +32,8 @@ mod power;
 mod reader;
 mod rewrap_online;
 mod snapshot;
+mod snapshot_copy;
+mod snapshot_s3;
+mod snapshot_story;
 mod tidy;
 mod usage;

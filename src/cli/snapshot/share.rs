@@ -1,6 +1,6 @@
 //! `kmsfs snapshot share`: what somebody of another account needs to copy or open a snapshot.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::error::{CliError, Result};
 use super::super::global::Global;
@@ -141,8 +141,9 @@ fn by_grant(session: &Session, args: &Args, sharing: &Sharing, role: &str) -> Re
         output::line("To make (--apply does it):")?;
         for key in &sharing.key_arns {
             output::line(&format!(
-                "kmsfs key grant create {key} --grantee-principal {role} --operations {OPERATION} --constraints {}",
-                Value::from(json!({ "EncryptionContextSubset": context }))
+                "kmsfs key grant create {key} --grantee-principal {role} --operations {OPERATION} --constraints \
+                 'EncryptionContextSubset={{{VOLUME_CONTEXT}={}}}'",
+                sharing.volume_id
             ))?;
         }
     }

@@ -157,6 +157,7 @@ pub fn copy(from: &From, to: &To, options: &Options) -> Result<Report> {
     check_name(&to.name)?;
     let snapshot = Snapshot::find(from.depot.clone(), &from.name)?;
     let _lock = to.depot.lock()?;
+    to.depot.sweep()?;
     match to.depot.len(&descriptor_path(&to.name)) {
         Ok(_) => {
             // Of a copy that was cut off between its end and this.

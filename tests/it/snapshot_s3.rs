@@ -1,0 +1,254 @@
+//! Snapshots in a bucket: moto_server's S3, from PyPI (scripts/clients), directly and through a proxy that cuts
+//! connections in the middle.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kmsfs::snapshot::catalogue::{self, Snapshot};
+use kmsfs::snapshot::create::{self, Ends, Options, Unmounted};
+use kmsfs::snapshot::depot::Depot;
+use kmsfs::snapshot::s3::{S3Depot, S3Options};
+use kmsfs::volume::disk::Time;
+use kmsfs::volume::host::HostDir;
+
+use crate::cli::json;
+use crate::mounted::bed::Bed;
+use crate::snapshot_copy::{bed, seen, session, take, write_out};
+
+const OWN: &str = "000000000000";
+const HERE: &str = "us-east-1";
+const BUCKET: &str = "snaps";
+
+/// moto_server with a bucket; it ends when it is dropped.
+struct Moto {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Moto {
+    fn new() -> Self {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/py/bin/moto_server");
+        assert!(program.exists(), "moto_server is absent: run scripts/clients, or scripts/test");
+        // A port that was free a moment ago; if somebody took it, the bucket below is not made.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let port = address.port().to_string();
+        let mut command = Command::new(program);
+        command
+            .args(["-H", "127.0.0.1", "-p", &port])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let moto = Self { child: command.spawn().unwrap(), address };
+        let until = Instant::now() + Duration::from_secs(60);
+        while moto.make_bucket().is_err() {
+            assert!(Instant::now() < until, "moto_server does not answer");
+            thread::sleep(Duration::from_millis(100));
+        }
+        moto
+    }
+
+    fn make_bucket(&self) -> io::Result<()> {
+        let mut stream = TcpStream::connect(self.address)?;
+        write!(
+            stream,
+            "PUT /{BUCKET} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            self.address
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(io::Error::other(answer)) }
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Hands connections on, and cuts some of them after so many bytes in either direction.
+struct Proxy {
+    address: SocketAddr,
+    cuts: Arc<AtomicUsize>,
+    done: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    fn before(server: SocketAddr, bytes: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (cuts, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (left, cut) = (cuts.clone(), done.clone());
+        // Ends with the process: the tests' servers are few.
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(io::Result::ok) {
+                let Ok(server) = TcpStream::connect(server) else { continue };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let (left, cut) = (left.clone(), cut.clone());
+                    thread::spawn(move || {
+                        let (mut passed, mut buffer) = (0, vec![0; 1 << 14]);
+                        while let Ok(read) = from.read(&mut buffer) {
+                            if read == 0 || to.write_all(&buffer[..read]).is_err() {
+                                break;
+                            }
+                            passed += read;
+                            let take = |left: usize| left.checked_sub(1);
+                            if passed > bytes
+                                && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
+                            {
+                                cut.fetch_add(1, Ordering::SeqCst);
+                                let _ = from.shutdown(Shutdown::Both);
+                                break;
+                            }
+                        }
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { address, cuts, done }
+    }
+
+    /// From now on so many connections are cut. Answers how many were before.
+    fn cut(&self, count: usize) -> usize {
+        self.cuts.store(count, Ordering::SeqCst);
+        self.done.swap(0, Ordering::SeqCst)
+    }
+}
+
+fn depot(address: SocketAddr, prefix: &str) -> Arc<dyn Depot> {
+    let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let options = S3Options {
+        bucket: BUCKET.into(),
+        prefix: prefix.into(),
+        endpoint: Some(format!("http://{address}")),
+        settings: vec![
+            setting("aws_access_key_id", "test"),
+            setting("aws_secret_access_key", "test"),
+            setting("aws_region", HERE),
+        ],
+        patience: Some(Duration::from_secs(60)),
+    };
+    Arc::new(S3Depot::open(options).unwrap())
+}
+
+fn run(bed: &Bed, args: &[&str]) -> String {
+    let mut command = bed.command(args);
+    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn copies_go_to_a_bucket_and_come_back_though_connections_are_cut() {
+    let moto = Moto::new();
+    let proxy = Proxy::before(moto.address, 300_000);
+    let (bed, _) = bed(40);
+    // More than one part of an upload, of bytes that are not each other's.
+    bed.mount();
+    let large: Vec<u8> =
+        (0..40_000_000u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect();
+    fs::write(bed.plain("forty megabytes"), &large).unwrap();
+    bed.unmount();
+    let shown = seen(&bed, &bed.vault(), &[]);
+    take(&bed, OWN, "t");
+
+    let url = format!("http://{}", proxy.address);
+    proxy.cut(8);
+    let to =
+        ["--to", "eu-west-1", "--dest", "s3://snaps/deep/er", "--name", "far", "--endpoint", &url, "--json"];
+    let done: serde_json::Value =
+        serde_json::from_str(&run(&bed, &[&["snapshot", "copy", "t", "--in", "snaps"][..], &to].concat()))
+            .unwrap();
+    assert_eq!(done["depot"], "s3://snaps/deep/er");
+    let cut = proxy.cut(8);
+    assert!(cut > 3, "only {cut} connections were cut on the way there");
+
+    // And back from there, under the first region's key.
+    fs::create_dir(bed.dir().join("back")).unwrap();
+    let from = ["snapshot", "copy", "s3://snaps/deep/er/snapshots/far", "--endpoint", &url];
+    run(&bed, &[&from[..], &["--to", HERE, "--dest", "back", "--name", "home"]].concat());
+    let cut = proxy.cut(8);
+    assert!(cut > 3, "only {cut} connections were cut on the way back");
+    let back = crate::snapshot_copy::depot(&bed.dir().join("back"));
+    write_out(&back, "home", &session(&bed, OWN, HERE), &bed.dir().join("home-copy"));
+    assert_eq!(seen(&bed, &bed.dir().join("home-copy"), &[]), shown);
+
+    // What stands in the bucket is the whole copy, and nothing else.
+    let there = depot(proxy.address, "deep/er");
+    write_out(&there, "far", &session(&bed, OWN, "eu-west-1"), &bed.dir().join("far-copy"));
+    assert_eq!(seen(&bed, &bed.dir().join("far-copy"), &["--region", "eu-west-1"]), shown);
+    assert_eq!(there.list("snapshots/far").unwrap(), ["manifest", "snapshot.json"]);
+    let named = Snapshot::find(there.clone(), "far").unwrap().descriptor.packs;
+    assert_eq!(there.list("packs").unwrap().len(), named.len());
+
+    // A changed byte there is found.
+    let pack = format!("packs/{}", named[0].id);
+    let mut bytes = there.get(&pack, 1 << 28).unwrap();
+    let at = bytes.len() - 1000;
+    bytes[at] ^= 4;
+    there.put(&pack, &bytes).unwrap();
+    let mut command = bed.command([&from[..], &["--to", HERE, "--dest", "back", "--name", "bad"]].concat());
+    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+}
+
+#[test]
+fn snapshots_are_taken_to_a_bucket_listed_and_deleted() {
+    let moto = Moto::new();
+    let (bed, shown) = bed(30);
+    let there = depot(moto.address, "");
+    let service = session(&bed, OWN, HERE);
+    let root = HostDir::open(&bed.vault()).unwrap();
+    let scratch = HostDir::open(bed.dir()).unwrap();
+    let take = |name: &str, sec: i64| {
+        let ends =
+            Ends { root: &root, depot: &there, scratch: &*scratch, service: &service, ledger: &service };
+        let options = Options::new(name.to_owned(), OWN.to_owned(), Time { sec, nsec: 0 });
+        create::create(&ends, &Unmounted::new(&*root).unwrap(), &options, &|_| ()).unwrap()
+    };
+    take("one", 1_800_000_000);
+    let second = take("two", 1_800_000_100);
+    assert_eq!(second.descriptor.parent.unwrap().name, "one");
+    let names =
+        || catalogue::list(&there).unwrap().snapshots.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(), ["one", "two"]);
+    catalogue::delete(&there, "one", &service).unwrap();
+    assert_eq!(names(), ["two"]);
+    write_out(&there, "two", &service, &bed.dir().join("two"));
+    assert_eq!(seen(&bed, &bed.dir().join("two"), &[]), shown);
+    catalogue::delete(&there, "two", &service).unwrap();
+    assert!(there.list("packs").unwrap().is_empty() && names().is_empty());
+    assert!(there.len("packs/x").unwrap_err().is_not_found());
+
+    // Refusals and absence are told apart, and told with the URL.
+    let mut command = bed.command([
+        "snapshot",
+        "copy",
+        "s",
+        "--in",
+        "snaps",
+        "--to",
+        HERE,
+        "--dest",
+        "s3://no-such-bucket",
+    ]);
+    command.args(["--endpoint", &format!("http://{}", moto.address)]);
+    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    let output = command.output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && words.contains("s3://no-such-bucket"), "{words}");
+    let events = json(&bed, &["audit", "lookup", "--event", "DeleteSnapshot", "--json"]);
+    assert_eq!(events["Events"].as_array().unwrap().len(), 2);
+}
