@@ -97,7 +97,6 @@ pub struct Held {
 }
 
 impl Held {
-    #[expect(dead_code, reason = "for snapshots, which come next")]
     /// An error if it is not held any more: what was copied since is not of one moment.
     pub fn still(&mut self) -> Result<()> {
         self.ask(&WhileHeld::Still {})

@@ -123,7 +123,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Inspect(args) => inspect::run(args)?,
         Verb::Rewrap(args) => rewrap::run(global, args)?,
         Verb::Hold(args) => return hold::run(args),
-        Verb::Snapshot(args) => snapshot::run(global, args)?,
+        Verb::Snapshot(args) => return snapshot::run(global, args),
         Verb::Key(args) => key::run(global, args)?,
         Verb::Alias(args) => alias::run(global, args)?,
         Verb::Iam(args) => return iam::run(global, args),

@@ -18,6 +18,7 @@ use super::{control::Keeper, mounts, output};
 use crate::crypto::SecretVec;
 use crate::mount::control::Control;
 use crate::mount::{MountError, MountOptions, Mounted};
+use crate::volume::disk::Dir;
 use crate::volume::host::HostDir;
 use crate::volume::{Volume, VolumeOptions};
 
@@ -37,21 +38,28 @@ pub struct Args {
     volume: PathBuf,
     /// The mount point: an empty directory, made if it is not there
     point: PathBuf,
-    /// Stay in the foreground; Ctrl-C unmounts
-    #[arg(short, long)]
-    foreground: bool,
     /// Write nothing; several such mounts may share a volume
     #[arg(short, long)]
     read_only: bool,
+    /// Accept a missing or foreign epoch marker, as of a restored copy; what a crash cut is then not excused
+    #[arg(long)]
+    reset_epoch: bool,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How whatever is mounted is mounted.
+#[derive(Debug, clap::Args)]
+pub struct How {
+    /// Stay in the foreground; Ctrl-C unmounts
+    #[arg(short, long)]
+    foreground: bool,
     /// How long a decision of the key service about a file holds, if no key or policy changes
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     lease: u64,
     /// When the event of an open is in the log
     #[arg(long, value_name = "WHEN", default_value = "batched")]
     audit_opens: AuditOpens,
-    /// Accept a missing or foreign epoch marker, as of a restored copy; what a crash cut is then not excused
-    #[arg(long)]
-    reset_epoch: bool,
     /// Let other users use the mount, under the modes and owners of its files (as root that is so anyway)
     #[arg(long)]
     allow_other: bool,
@@ -66,7 +74,24 @@ pub struct Args {
     log: Option<PathBuf>,
 }
 
-/// See [`Args::audit_opens`].
+/// What is mounted.
+pub struct Source<'a> {
+    /// For people and in the table of mounts; absolute. The control socket is made there.
+    pub path: PathBuf,
+    /// See [`Args::read_only`].
+    pub read_only: bool,
+    /// See [`Args::reset_epoch`].
+    pub reset_epoch: bool,
+    /// For `open`: asked for before the fork.
+    pub passphrase: Option<SecretVec>,
+    /// Opens it, in the mount's own process.
+    pub open: &'a Open<'a>,
+}
+
+/// See [`Source::open`].
+pub type Open<'a> = dyn Fn(&Global, Option<SecretVec>) -> Result<(Arc<dyn Dir>, Service)> + 'a;
+
+/// See [`How::audit_opens`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum AuditOpens {
     /// Within a second
@@ -79,24 +104,24 @@ fn threads(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "1 to 64".to_owned())
 }
 
-impl Args {
-    fn volume_options(&self, service: &Service) -> VolumeOptions {
+impl How {
+    fn volume_options(&self, source: &Source, service: &Service) -> VolumeOptions {
         VolumeOptions {
             service_region: service.region.to_string(),
-            read_only: self.read_only,
+            read_only: source.read_only,
             lease: Duration::from_secs(self.lease),
             audit_opens_sync: self.audit_opens == AuditOpens::Sync,
             chown_to_caller: rustix::process::geteuid().is_root(),
-            reset_epoch: self.reset_epoch,
+            reset_epoch: source.reset_epoch,
             ..VolumeOptions::default()
         }
     }
 
-    fn mount_options(&self, volume: &Path) -> MountOptions {
+    fn mount_options(&self, source: &Source) -> MountOptions {
         MountOptions {
-            source: volume.display().to_string(),
+            source: source.path.display().to_string(),
             allow_other: self.allow_other || rustix::process::geteuid().is_root(),
-            read_only: self.read_only,
+            read_only: source.read_only,
             isolate: self.isolate,
             threads: self.threads,
         }
@@ -105,21 +130,42 @@ impl Args {
 
 /// What is settled before the fork: paths are absolute, since the background process leaves the directory.
 struct Plan<'a> {
-    args: &'a Args,
+    how: &'a How,
+    source: Source<'a>,
     global: Global,
-    volume: PathBuf,
     point: PathBuf,
     log: PathBuf,
-    passphrase: Option<SecretVec>,
 }
 
 /// Runs it. The process that returns from here may be the background one.
 pub fn run(global: &Global, args: &Args) -> Result<ExitCode> {
-    // Absolute, since the background process leaves the directory.
-    let point =
-        std::path::absolute(&args.point).map_err(|e| CliError::io("the mount point", &args.point, e))?;
+    at_point(&args.point, |point| {
+        let (volume, point) = check(&args.volume, point)?;
+        let dir = HostDir::open(&volume).map_err(|e| CliError::io("the volume", &volume, e))?;
+        let passphrase = service::passphrase(global, &volume, &*dir)?;
+        drop(dir);
+        let open = |global: &Global, passphrase: Option<SecretVec>| {
+            let dir = HostDir::open(&volume).map_err(|e| CliError::io("the volume", &volume, e))?;
+            let service = Service::of_volume(global, &volume, &*dir, passphrase)?;
+            Ok((dir, service))
+        };
+        let source = Source {
+            path: volume.clone(),
+            read_only: args.read_only,
+            reset_epoch: args.reset_epoch,
+            passphrase,
+            open: &open,
+        };
+        start(global, &args.how, source, point)
+    })
+}
+
+/// Makes the mount point if it is not there, for as long as a mount comes about. `mount` is given its absolute path, since
+/// the background process leaves the directory.
+pub fn at_point(point: &Path, mount: impl FnOnce(&Path) -> Result<ExitCode>) -> Result<ExitCode> {
+    let point = std::path::absolute(point).map_err(|e| CliError::io("the mount point", point, e))?;
     let made = !point.exists() && fs::create_dir(&point).is_ok();
-    let ended = start(global, args);
+    let ended = mount(&point);
     if made && !matches!(&ended, Ok(code) if *code == ExitCode::SUCCESS) {
         // What was made for a mount that did not come about; a mount point in use stays.
         let _ = fs::remove_dir(&point);
@@ -127,16 +173,13 @@ pub fn run(global: &Global, args: &Args) -> Result<ExitCode> {
     ended
 }
 
-fn start(global: &Global, args: &Args) -> Result<ExitCode> {
-    let (volume, point) = check(&args.volume, &args.point)?;
+/// Mounts at a point that [`free`] was asked about.
+pub fn start(global: &Global, how: &How, source: Source, point: PathBuf) -> Result<ExitCode> {
     let home = global.home()?;
-    let log = args.log.clone().unwrap_or_else(|| home.join("mount.log"));
+    let log = how.log.clone().unwrap_or_else(|| home.join("mount.log"));
     let log = std::path::absolute(&log).map_err(|e| CliError::io("the log", &log, e))?;
-    let dir = HostDir::open(&volume).map_err(|e| CliError::io("the volume", &volume, e))?;
-    let passphrase = service::passphrase(global, &volume, &*dir)?;
-    drop(dir);
-    let plan = Plan { args, global: global.at(home), volume, point, log, passphrase };
-    if args.foreground {
+    let plan = Plan { how, source, global: global.at(home), point, log };
+    if how.foreground {
         plan.serve(None)?;
         return Ok(Exit::Success.into());
     }
@@ -168,27 +211,27 @@ impl Plan<'_> {
             output::warn(&warning);
         }
         daemon::raise_open_files();
-        let (args, path) = (self.args, &self.volume);
-        let dir = HostDir::open(path).map_err(|e| CliError::io("the volume", path, e))?;
-        let service = Service::of_volume(&self.global, path, &*dir, self.passphrase.clone())?;
+        let (how, source) = (self.how, &self.source);
+        let path = &source.path;
+        let (dir, service) = (source.open)(&self.global, source.passphrase.clone())?;
         // What may fail is done before the mount is seen.
         let log = match report {
             Some(_) => Some(daemon::open_log(&self.log).map_err(|e| CliError::io("the log", &self.log, e))?),
             None => None,
         };
-        let options = args.volume_options(&service);
+        let options = how.volume_options(source, &service);
         let volume = Volume::open(dir, service.keys, service.ledger, options);
         let volume = Arc::new(volume.map_err(|e| CliError::volume(path, e))?);
         // Files get the modes that programs ask the mount for; the kernel has applied their umask.
         rustix::process::umask(rustix::fs::Mode::empty());
-        let mounted = crate::mount::mount(volume.clone(), &self.point, &args.mount_options(path));
+        let mounted = crate::mount::mount(volume.clone(), &self.point, &how.mount_options(source));
         let mounted = mounted.inspect_err(|_| {
             // Nothing was written through it; the mount's own error is the one to tell.
             let _ = volume.close();
         })?;
-        let control = (!args.read_only).then(|| {
-            let (global, passphrase) = (self.global, self.passphrase);
-            let keeper = Keeper { global, passphrase, volume: self.volume.clone() };
+        let control = (!source.read_only).then(|| {
+            let passphrase = source.passphrase.clone();
+            let keeper = Keeper { global: self.global, passphrase, volume: path.clone() };
             Control::start(volume.clone(), mounted.kernel(), path, Box::new(keeper))
         });
         let control = control.transpose().unwrap_or_else(|error| {
@@ -272,24 +315,33 @@ fn leave(mounted: &Mounted, point: &Path) {
 
 /// The two directories, absolute, when nothing speaks against mounting one on the other.
 fn check(volume: &Path, point: &Path) -> Result<(PathBuf, PathBuf)> {
-    let absolute = |path: &Path, what: &str, advice: &str| {
-        path.canonicalize().map_err(|e| match e.raw_os_error() {
-            Some(libc::ENOTCONN) => dead(path),
-            _ if e.kind() == io::ErrorKind::NotFound => {
-                CliError::Failed(format!("{what} {} does not exist; {advice}", path.display()))
-            }
-            _ => CliError::io(what, path, e),
-        })
-    };
     let volume = absolute(volume, "the volume", "make one with `kmsfs init`")?;
-    let point = absolute(point, "the mount point", "make it, or the directory above it, with mkdir")?;
-    let shown = point.display();
+    let point = free(point)?;
     if point.starts_with(&volume) || volume.starts_with(&point) {
         return Err(CliError::Usage(format!(
-            "the mount point {shown} and the volume {} must not lie in one another; choose another mount point",
+            "the mount point {} and the volume {} must not lie in one another; choose another mount point",
+            point.display(),
             volume.display()
         )));
     }
+    Ok((volume, point))
+}
+
+/// An absolute path, links followed.
+fn absolute(path: &Path, what: &str, advice: &str) -> Result<PathBuf> {
+    path.canonicalize().map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOTCONN) => dead(path),
+        _ if e.kind() == io::ErrorKind::NotFound => {
+            CliError::Failed(format!("{what} {} does not exist; {advice}", path.display()))
+        }
+        _ => CliError::io(what, path, e),
+    })
+}
+
+/// A mount point, absolute: an empty directory on which nothing is mounted.
+pub fn free(point: &Path) -> Result<PathBuf> {
+    let point = absolute(point, "the mount point", "make it, or the directory above it, with mkdir")?;
+    let shown = point.display();
     if let Ok(Some(there)) = mounts::at(&point) {
         return Err(if !there.answers() {
             dead(&point)
@@ -306,7 +358,7 @@ fn check(volume: &Path, point: &Path) -> Result<(PathBuf, PathBuf)> {
             "the mount point {shown} is not empty, and what is in it would be hidden; choose another"
         )));
     }
-    Ok((volume, point))
+    Ok(point)
 }
 
 fn dead(point: &Path) -> CliError {

@@ -29,7 +29,7 @@ pub trait Quiesce {
     /// Brings what programs wrote into the backing tree, as far as that can be done without a hold.
     fn sync(&self) -> Result<()>;
     /// From now until the answer is dropped the backing tree stands as after a clean unmount, and does not change.
-    fn hold(&self) -> Result<Box<dyn Hold>>;
+    fn hold(&self) -> Result<Box<dyn Hold + '_>>;
 }
 
 /// A backing tree that stands still.
@@ -59,7 +59,7 @@ impl Quiesce for Unmounted {
         Ok(())
     }
 
-    fn hold(&self) -> Result<Box<dyn Hold>> {
+    fn hold(&self) -> Result<Box<dyn Hold + '_>> {
         // Shared with read-only mounts, which change nothing.
         let lock = self.private.lock(LOCK, false).map_err(|source| match source.kind() {
             std::io::ErrorKind::WouldBlock => VolumeError::InUse,
@@ -239,7 +239,7 @@ impl<'a> Work<'a> {
         let parent = self.parent.as_ref().map(|(p, _)| Parent { name: p.name.clone(), id: p.snapshot_id });
         let mut descriptor = Descriptor {
             format: SNAPSHOT_FORMAT,
-            features: Vec::new(),
+            features: described.features.iter().map(|feature| feature.name().to_owned()).collect(),
             snapshot_id: self.id,
             name: name.clone(),
             volume_id: Id(described.id),

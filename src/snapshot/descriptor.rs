@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Result, SnapshotError};
 use crate::crypto::{Secret, mac};
 use crate::kms::{FileEvent, KeyService, SnapshotAction};
+use crate::volume::descriptor::Feature;
 use crate::volume::header::WrappedKey;
 use crate::volume::keys::{VolumeId, VolumeKey, VolumeKeys, volume_context};
 
@@ -127,7 +128,7 @@ pub struct SealedKey {
 pub struct Descriptor {
     /// [`SNAPSHOT_FORMAT`].
     pub format: u32,
-    /// Names of features that a reader must have; none is defined.
+    /// The volume's, as kmsfs.json lists them; an unknown one is refused.
     pub features: Vec<String>,
     /// The snapshot.
     pub snapshot_id: Id,
@@ -210,9 +211,7 @@ impl Descriptor {
             )));
         }
         let read: Self = serde_json::from_slice(text).map_err(not_json)?;
-        if let Some(feature) = read.features.first() {
-            return Err(SnapshotError::Newer(format!("the snapshot needs the feature {feature:?}")));
-        }
+        read.volume_features()?;
         read.check()?;
         if read.volume_keys.is_empty() || read.volume_keys.len() > 4 {
             return Err(SnapshotError::damaged("snapshot.json lists no volume key, or more than four"));
@@ -241,6 +240,13 @@ impl Descriptor {
             return Err(SnapshotError::damaged("snapshot.json names a pack that is too large"));
         }
         Ok(())
+    }
+
+    /// The volume's features.
+    pub fn volume_features(&self) -> Result<Vec<Feature>> {
+        let known = |name: &String| Feature::ALL.into_iter().find(|feature| feature.name() == name);
+        let newer = |name| SnapshotError::Newer(format!("the snapshot needs the feature {name:?}"));
+        self.features.iter().map(|name| known(name).ok_or_else(|| newer(name))).collect()
     }
 
     /// The wrapped volume keys.

@@ -41,7 +41,8 @@ pub struct SnapshotDir {
 /// The descriptor of the volume that a snapshot is of.
 pub(super) fn volume_json(descriptor: &Descriptor, volume: &VolumeKeys) -> Result<Vec<u8>> {
     let keys = descriptor.wrapped_keys()?;
-    Ok(volume_descriptor::Descriptor::new(volume, descriptor.region.clone(), keys).encode()?)
+    let (region, features) = (descriptor.region.clone(), descriptor.volume_features()?);
+    Ok(volume_descriptor::Descriptor::new(volume, region, features, keys).encode()?)
 }
 
 /// The epoch marker of the captured state.

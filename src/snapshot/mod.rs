@@ -14,9 +14,9 @@ mod fixed;
 pub mod manifest;
 mod packs;
 pub mod restore;
-pub mod verify;
 pub mod s3;
 pub mod share;
+pub mod verify;
 
 pub use catalogue::{Opened, Snapshot};
 pub use error::{Result, SnapshotError};

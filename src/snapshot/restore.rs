@@ -59,6 +59,12 @@ pub fn restore(
     seen: &(dyn Fn(u64) + Sync),
 ) -> Result<Restored> {
     let private = prepare(snapshot, target)?;
+    if target.stat_at(DESCRIPTOR).is_ok() {
+        // An attempt before came to its end but for the mark; since then it may have been used.
+        private.unlink(MARK).on("finishing", "the restored volume")?;
+        let already = snapshot.descriptor.counts.files;
+        return Ok(Restored { already, ..Restored::default() });
+    }
     let work = Work {
         depot: &*snapshot.depot,
         packs: &snapshot.descriptor.packs,

@@ -50,7 +50,8 @@ pub enum Feature {
 }
 
 impl Feature {
-    const ALL: [Self; 1] = [Self::AwsKms];
+    /// All that there are.
+    pub const ALL: [Self; 1] = [Self::AwsKms];
 
     /// Its name in a descriptor.
     pub fn name(self) -> &'static str {

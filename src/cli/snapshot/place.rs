@@ -1,10 +1,11 @@
 //! Where a snapshot is, as it is named on the command line.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::error::{CliError, Result};
+use super::super::mounts;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::depot::{Depot, DirDepot, SNAPSHOTS};
 use crate::snapshot::s3::{S3Depot, S3Options};
@@ -45,8 +46,14 @@ pub struct Place {
 impl Named {
     /// Opens the depot. Whether it has the snapshot is not asked yet.
     pub fn place(&self) -> Result<Place> {
-        let (shown, name) = match &self.within {
-            Some(depot) => (depot.clone(), self.snapshot.clone()),
+        let (shown, name) = self.names()?;
+        Ok(Place { depot: open(&shown, &self.s3)?, shown, name })
+    }
+
+    /// The depot and the snapshot's name in it.
+    pub fn names(&self) -> Result<(String, String)> {
+        match &self.within {
+            Some(depot) => Ok((depot.clone(), self.snapshot.clone())),
             None => {
                 let whole = self.snapshot.trim_end_matches('/');
                 let marker = format!("/{SNAPSHOTS}/");
@@ -60,10 +67,9 @@ impl Named {
                         self.snapshot
                     )));
                 };
-                (depot.to_owned(), name.to_owned())
+                Ok((depot.to_owned(), name.to_owned()))
             }
-        };
-        Ok(Place { depot: open(&shown, &self.s3)?, shown, name })
+        }
     }
 }
 
@@ -85,9 +91,26 @@ pub fn open(depot: &str, s3: &S3) -> Result<Arc<dyn Depot>> {
         };
         return Ok(Arc::new(S3Depot::open(options).map_err(failed)?));
     }
-    let path = Path::new(depot);
-    let own = path.join("kmsfs.json").exists().then(|| path.join(".kmsfs").join("snapshots"));
-    Ok(Arc::new(DirDepot::open(own.as_deref().unwrap_or(path)).map_err(failed)?))
+    let path = directory(Path::new(depot))?;
+    Ok(Arc::new(DirDepot::open(&path).map_err(failed)?))
+}
+
+/// The directory of a depot: a volume's own, also where the volume is named by its mount point, or the directory itself.
+pub fn directory(path: &Path) -> Result<PathBuf> {
+    let Ok(whole) = path.canonicalize() else { return Ok(path.to_owned()) };
+    let mounted = mounts::at(&whole).ok().flatten().filter(mounts::Mounted::is_ours);
+    let root = mounted.map_or(whole, |mounted| mounted.source);
+    if !root.join("kmsfs.json").exists() {
+        return Ok(root);
+    }
+    let own = root.join(".kmsfs").join("snapshots");
+    if !own.exists() {
+        return Err(CliError::Failed(format!(
+            "the volume {} has no snapshots of its own; `kmsfs snapshot create` takes one",
+            path.display()
+        )));
+    }
+    Ok(own)
 }
 
 fn bucket_region(s3: &S3) -> String {

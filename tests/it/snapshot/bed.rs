@@ -267,7 +267,7 @@ impl<F: FnOnce()> Quiesce for InUse<F> {
         Ok(())
     }
 
-    fn hold(&self) -> Result<Box<dyn Hold>> {
+    fn hold(&self) -> Result<Box<dyn Hold + '_>> {
         if let Some(work) = self.before_hold.borrow_mut().take() {
             work();
         }

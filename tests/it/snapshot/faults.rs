@@ -168,6 +168,12 @@ fn a_cut_restore_goes_on() {
     let root = kmsfs::volume::host::HostDir::open(&target).unwrap();
     assert_eq!(picture(&root), due);
     assert!(!target.join(".kmsfs/restoring").exists());
+    // Cut between the descriptor and the mark: it is whole, and may have been changed since.
+    let id = bed.find("s").unwrap().descriptor.snapshot_id.to_string();
+    fs::write(target.join(".kmsfs/restoring"), id).unwrap();
+    fs::remove_file(&files[0]).unwrap();
+    assert_eq!(bed.restore("s", "t").unwrap().already, 6);
+    assert!(!target.join(".kmsfs/restoring").exists() && !files[0].exists());
 }
 
 /// Packs and manifests without a descriptor are swept by the next command; an unreadable descriptor keeps every pack.

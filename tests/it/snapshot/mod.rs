@@ -2,4 +2,6 @@
 
 mod bed;
 mod faults;
+mod kill;
 mod model;
+mod program;
