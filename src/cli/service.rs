@@ -74,9 +74,11 @@ impl Service {
             ));
         }
         let here = global.in_region(region.clone());
-        let ledger: Arc<dyn Ledger> = Arc::new(begin(&here, &open_or_make(&here, passphrase)?)?);
-        let keys = AwsKms::new(&sdk_config(region)?, global.kms_endpoint.as_deref(), ledger.clone())?;
-        Ok(Self { keys: Arc::new(keys), ledger, region: region.clone() })
+        let log = Arc::new(begin(&here, &open_or_make(&here, passphrase)?)?);
+        let keys = AwsKms::new(&sdk_config(region)?, global.kms_endpoint.as_deref(), log)?;
+        let keys = Arc::new(keys);
+        // Not the log itself: its generation says nothing of keys at AWS.
+        Ok(Self { keys: keys.clone(), ledger: keys, region: region.clone() })
     }
 }
 
