@@ -108,9 +108,11 @@ impl Target {
     }
 }
 
-/// Of calls over a network most wait.
+/// Threads that ask a key service over a network, where most wait.
+const OVER_A_NETWORK: u16 = 16;
+
 fn usual_threads(kms: Which) -> usize {
-    if kms == Which::Aws { 16 } else { processors() }
+    if kms == Which::Aws { OVER_A_NETWORK.into() } else { processors() }
 }
 
 fn processors() -> usize {
@@ -168,7 +170,7 @@ fn in_mount(
         place: target.place.clone(),
         keep_mtime: args.keep_mtime,
         dry_run: args.dry_run,
-        threads: args.threads,
+        threads: args.threads.or((global.kms == Which::Aws).then_some(OVER_A_NETWORK)),
         principal: global.principal.clone(),
     };
     let bar = progress(0);

@@ -158,8 +158,11 @@ pub fn fill(plain: &Path, files: usize) {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join(format!("file {n}")), format!("content of {n}\n").repeat(n % 300)).unwrap();
     }
-    fs::write(plain.join("large"), (0..3_000_000u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect::<Vec<_>>())
-        .unwrap();
+    fs::write(
+        plain.join("large"),
+        (0..3_000_000u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect::<Vec<_>>(),
+    )
+    .unwrap();
     let sparse = fs::File::create(plain.join("sparse")).unwrap();
     sparse.write_all_at(b"middle", 2_000_000).unwrap();
     sparse.write_all_at(b"end", 5_000_000).unwrap();

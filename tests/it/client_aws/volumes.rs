@@ -83,6 +83,18 @@ fn a_volume_lives_under_a_key_at_aws() {
     assert_eq!(keys(&bed), [new.clone()].into());
     server.kmsfs(&["key", "disable", KEY]);
     assert_eq!(digest(&bed), before);
+
+    // And inside its mount, under a third.
+    server.kmsfs(&["key", "create", "--alias", "alias/third"]);
+    let third = server.arn("us-east-1", "alias/third");
+    bed.mount();
+    let done = json(&bed, &["rewrap", "--key", &third, "--json", "vault"]);
+    assert_eq!((&done["rewrapped"], &done["failed"]["count"]), (&Value::from(12), &Value::from(0)), "{done}");
+    let (code, told) = bed.refused_with(["rewrap", "--change-kms", "--key", &third, "vault"]);
+    assert!(code == 6 && told.contains("umount"), "{told}");
+    bed.unmount();
+    server.kmsfs(&["key", "disable", "alias/new"]);
+    assert_eq!((keys(&bed), digest(&bed)), ([third].into(), before));
 }
 
 #[test]
