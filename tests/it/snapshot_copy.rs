@@ -103,6 +103,7 @@ pub fn write_out(depot: &Arc<dyn Depot>, name: &str, session: &Session, to: &Pat
     let described = volume_descriptor::Descriptor::new(&volume, descriptor.region.clone(), keys);
     fs::write(to.join("kmsfs.json"), described.encode().unwrap()).unwrap();
     fs::create_dir_all(to.join(".kmsfs")).unwrap();
+    fs::write(to.join(".kmsfs/lock"), b"").unwrap();
     fs::write(to.join(".kmsfs/epoch"), hex::decode(&descriptor.epoch).unwrap()).unwrap();
     descriptor
 }

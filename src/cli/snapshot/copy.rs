@@ -83,12 +83,6 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         Some(key) => target.describe_key(key)?.key_arn,
         None => target.ensure_managed_key("aws/kmsfs")?,
     };
-    if args.rewrap {
-        output::warn(
-            "--rewrap keeps the volume key and the data keys: who knows one, or can open the old snapshot, can read the copy \
-             too. Without it all is encrypted again",
-        );
-    }
     let target = Arc::new(target);
     let to = To {
         depot,
@@ -102,6 +96,12 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     };
     let from = From { depot: from.depot, name: from.name, service: Arc::new(source) };
     let report = copied(&from, &to, args)?;
+    if args.rewrap {
+        output::warn(
+            "--rewrap keeps the volume key and the data keys: who knows one, or can open the old snapshot, can read the copy \
+             too. Without it all is encrypted again",
+        );
+    }
     show(args, &to, &report)
 }
 
