@@ -120,6 +120,18 @@ pub trait KeyService: Send + Sync {
         destination_context: &EncryptionContext,
     ) -> Result<ReEncrypted, KmsError>;
 
+    /// ReEncrypt under one other key, once for each ciphertext with its context, which stays. As [`Self::decrypt_all`].
+    fn re_encrypt_all(
+        &self,
+        wrapped: &[(&[u8], &EncryptionContext)],
+        destination_key_id: &str,
+    ) -> Result<Vec<ReEncrypted>, KmsError> {
+        wrapped
+            .iter()
+            .map(|(ciphertext, context)| self.re_encrypt(ciphertext, context, destination_key_id, context))
+            .collect()
+    }
+
     /// DescribeKey.
     fn describe_key(&self, key_id: &str) -> Result<KeyMetadata, KmsError>;
 }

@@ -238,6 +238,29 @@ fn decrypted(answer: <DecryptRequest as Operation>::Response) -> Decrypted {
     Decrypted { key_arn: answer.key_id, key_material_id: answer.key_material_id, plaintext: answer.plaintext }
 }
 
+fn re_encrypt_request(
+    ciphertext: &[u8],
+    source_context: &EncryptionContext,
+    destination_key_id: &str,
+    destination_context: &EncryptionContext,
+) -> ReEncryptRequest {
+    ReEncryptRequest {
+        ciphertext_blob: ciphertext.to_vec(),
+        source_encryption_context: source_context.clone(),
+        destination_key_id: destination_key_id.to_owned(),
+        destination_encryption_context: destination_context.clone(),
+        ..ReEncryptRequest::default()
+    }
+}
+
+fn re_encrypted(answer: <ReEncryptRequest as Operation>::Response) -> ReEncrypted {
+    ReEncrypted {
+        source_key_arn: answer.source_key_id,
+        key_arn: answer.key_id,
+        ciphertext: answer.ciphertext_blob,
+    }
+}
+
 /// What came of one attempt.
 enum Attempt<T> {
     /// Recorded and to be answered.
@@ -526,21 +549,25 @@ impl KeyService for Session {
         destination_key_id: &str,
         destination_context: &EncryptionContext,
     ) -> Result<ReEncrypted, KmsError> {
-        let answer = self.enter(
-            Some(SERVICE),
-            &ReEncryptRequest {
-                ciphertext_blob: ciphertext.to_vec(),
-                source_encryption_context: source_context.clone(),
-                destination_key_id: destination_key_id.to_owned(),
-                destination_encryption_context: destination_context.clone(),
-                ..ReEncryptRequest::default()
-            },
-        )?;
-        Ok(ReEncrypted {
-            source_key_arn: answer.source_key_id,
-            key_arn: answer.key_id,
-            ciphertext: answer.ciphertext_blob,
-        })
+        let request = re_encrypt_request(ciphertext, source_context, destination_key_id, destination_context);
+        Ok(re_encrypted(self.enter(Some(SERVICE), &request)?))
+    }
+
+    fn re_encrypt_all(
+        &self,
+        wrapped: &[(&[u8], &EncryptionContext)],
+        destination_key_id: &str,
+    ) -> Result<Vec<ReEncrypted>, KmsError> {
+        let request = |(blob, context): &(&[u8], &EncryptionContext)| {
+            re_encrypt_request(blob, context, destination_key_id, context)
+        };
+        if let Some(answers) = self.enter_together(&wrapped.iter().map(request).collect::<Vec<_>>())? {
+            return Ok(answers.into_iter().map(re_encrypted).collect());
+        }
+        let one = |(blob, context): &(&[u8], &EncryptionContext)| {
+            self.re_encrypt(blob, context, destination_key_id, context)
+        };
+        wrapped.iter().map(one).collect()
     }
 
     fn describe_key(&self, key_id: &str) -> Result<KeyMetadata, KmsError> {

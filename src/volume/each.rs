@@ -120,12 +120,22 @@ pub(super) fn each_file(
     threads: usize,
     work: &Work,
 ) -> Result<Failures> {
+    each_batch(root, below, threads, &|dir, names| names.iter().map(|name| work(dir, name)).collect())
+}
+
+/// The same with some files of one directory at once; an outcome for each.
+pub(super) fn each_batch(
+    root: &Arc<dyn Dir>,
+    below: &[Vec<u8>],
+    threads: usize,
+    work: &(dyn Fn(&dyn Dir, &[Vec<u8>]) -> Vec<Result<()>> + Sync),
+) -> Result<Failures> {
     type Batch = (Arc<dyn Dir>, Arc<[u8]>, Vec<Vec<u8>>);
     let failures = Mutex::new(Failures::default());
     let work = |(dir, path, names): Batch| {
-        for name in names {
-            match work(&*dir, &name) {
-                Err(error) if !error.is_not_found() => failures.lock().add(&joined(&path, &name), &error),
+        for (name, outcome) in names.iter().zip(work(&*dir, &names)) {
+            match outcome {
+                Err(error) if !error.is_not_found() => failures.lock().add(&joined(&path, name), &error),
                 _ => {}
             }
         }

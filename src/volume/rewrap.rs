@@ -4,7 +4,7 @@
 
 mod online;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::census::{Under, under};
 use super::descriptor::{self, DESCRIPTOR, Descriptor, LOCK, PRIVATE_DIR};
 use super::disk::{BackingFile, Change, Dir, Time};
-use super::each::{each_file, walk};
+use super::each::{each_batch, each_file, walk};
 use super::epoch;
 use super::error::{Attempt, Result, VolumeError};
 use super::files::read_header;
@@ -156,11 +156,14 @@ pub fn rewrap(
         descriptor::replace_file(&**root, DESCRIPTOR, &changed.encode()?)?;
     }
     let done = Mutex::new(&mut report);
-    let failed = each_file(root, &options.below, options.threads, &|dir, name| {
-        let outcome = job.file(dir, name);
-        seen();
-        done.lock().add(outcome?);
-        Ok(())
+    let failed = each_batch(root, &options.below, options.threads, &|dir, names| {
+        let outcomes = job.files(dir, names);
+        let told = |outcome: Result<Outcome>| {
+            seen();
+            done.lock().add(outcome?);
+            Ok(())
+        };
+        outcomes.into_iter().map(told).collect()
     })?;
     report.failed = failed;
     if !options.dry_run {
@@ -169,6 +172,7 @@ pub fn rewrap(
     Ok(report)
 }
 
+#[derive(Clone, Copy)]
 enum Outcome {
     Rewrapped,
     Already,
@@ -275,17 +279,33 @@ impl<'a> Job<'a> {
         Ok(WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext })
     }
 
+    /// [`Self::wrap_one`] for many files, which are asked for together where none is refused.
+    fn wrap_all(&self, headers: &[&Header]) -> Vec<Result<Vec<WrappedKey>>> {
+        let contexts = headers.iter().map(|header| file_context(&self.volume, &header.file_id));
+        let contexts: Vec<_> = contexts.collect();
+        let first = |header: &&Header| {
+            let here = |key: &&WrappedKey| region_of(&key.key_arn) == self.region;
+            (header.keys.first().filter(here)).filter(|_| !self.options.change_service).cloned()
+        };
+        let firsts: Vec<_> = headers.iter().filter_map(first).collect();
+        if firsts.len() == headers.len() {
+            let blobs = firsts.iter().map(|key| &key.ciphertext[..]).zip(&contexts).collect::<Vec<_>>();
+            if let Ok(made) = self.here.re_encrypt_all(&blobs, &self.under.0) {
+                let made = made
+                    .into_iter()
+                    .map(|made| WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext });
+                return headers.iter().zip(made).map(|(h, made)| Ok(in_place(&h.keys, 0, made))).collect();
+            }
+        }
+        headers.iter().zip(&contexts).map(|(header, context)| self.wrap_one(&header.keys, context)).collect()
+    }
+
     /// The first key that the key service rewraps, then those that are not under the target.
     fn wrap_one(&self, keys: &[WrappedKey], context: &EncryptionContext) -> Result<Vec<WrappedKey>> {
         let mut refusal = None;
         for (at, key) in keys.iter().enumerate() {
             match self.wrap(key, context) {
-                Ok(made) => {
-                    let others =
-                        keys.iter().enumerate().filter(|(n, k)| *n != at && k.key_arn != made.key_arn);
-                    let others: Vec<_> = others.map(|(_, key)| key.clone()).collect();
-                    return Ok([vec![made], others].concat());
-                }
+                Ok(made) => return Ok(in_place(keys, at, made)),
                 Err(error) => refusal = refusal.or(Some(error)),
             }
         }
@@ -310,22 +330,84 @@ impl<'a> Job<'a> {
         Ok(Descriptor::new(&volume, self.region.clone(), features, keys))
     }
 
-    fn file(&self, dir: &dyn Dir, name: &[u8]) -> Result<Outcome> {
-        let file = dir.open_file(name, false).on_entry("opening a file")?;
+    fn files(&self, dir: &dyn Dir, names: &[Vec<u8>]) -> Vec<Result<Outcome>> {
+        let mut looked: Vec<_> = names.iter().map(|name| self.look(dir, name)).collect();
+        // Of several names of one file the first is enough.
+        let mut ids = HashSet::new();
+        for looked in &mut looked {
+            if let Ok(Looked::Due(due)) = looked
+                && !ids.insert(due.header.file_id)
+            {
+                *looked = Ok(Looked::Done(Outcome::Already));
+            }
+        }
+        let headers = looked.iter().flatten().filter_map(|looked| match looked {
+            Looked::Due(due) => Some(&due.header),
+            Looked::Done(_) => None,
+        });
+        let mut wrapped = self.wrap_all(&headers.collect::<Vec<_>>()).into_iter();
+        let outcome = |(looked, name): (Result<Looked>, &Vec<u8>)| match looked? {
+            Looked::Done(outcome) => Ok(outcome),
+            Looked::Due(due) => {
+                let wrapped = wrapped.next().ok_or(VolumeError::Invalid("a key was not rewrapped"))?;
+                due.put(dir, name, &wrapped?, self.options)
+            }
+        };
+        looked.into_iter().zip(names).map(outcome).collect()
+    }
+
+    fn look(&self, dir: &dyn Dir, name: &[u8]) -> Result<Looked> {
+        let what = "opening a file";
+        let (file, writable) = match dir.open_file(name, !self.options.dry_run) {
+            // Such as a file that its owner may not write to.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                (dir.open_file(name, false).on_entry(what)?, false)
+            }
+            opened => (opened.on_entry(what)?, true),
+        };
         let (page, header) = read_header(&*file)?;
-        let Some(header) = header else { return Ok(Outcome::Empty) };
+        let Some(header) = header else { return Ok(Looked::Done(Outcome::Empty)) };
         if header.keys.first().is_some_and(|key| self.is_there(key)) {
-            return Ok(Outcome::Already);
+            return Ok(Looked::Done(Outcome::Already));
         }
         if self.options.dry_run {
-            return Ok(Outcome::Rewrapped);
+            return Ok(Looked::Done(Outcome::Rewrapped));
         }
-        let Header { file_id, keys, .. } = header;
-        let page = header::with_keys(&page, &self.wrap_one(&keys, &file_context(&self.volume, &file_id))?)?;
-        let file = open_to_write(dir, name)?;
-        put_page(&*file, &page, self.options.keep_mtime)?;
+        Ok(Looked::Due(Due { page, header, file: writable.then_some(file) }))
+    }
+}
+
+/// What is to be done with a file.
+enum Looked {
+    Done(Outcome),
+    Due(Due),
+}
+
+/// A file whose key is to be rewrapped.
+struct Due {
+    page: Box<header::Page>,
+    header: Header,
+    /// Open for writing, where that was possible at once.
+    file: Option<Arc<dyn BackingFile>>,
+}
+
+impl Due {
+    fn put(&self, dir: &dyn Dir, name: &[u8], wrapped: &[WrappedKey], options: &Options) -> Result<Outcome> {
+        let page = header::with_keys(&self.page, wrapped)?;
+        let file = match &self.file {
+            Some(file) => file.clone(),
+            None => open_to_write(dir, name)?,
+        };
+        put_page(&*file, &page, options.keep_mtime)?;
         Ok(Outcome::Rewrapped)
     }
+}
+
+/// Wrapped keys in which one was made anew: that first, then those under other keys.
+fn in_place(keys: &[WrappedKey], at: usize, made: WrappedKey) -> Vec<WrappedKey> {
+    let others = keys.iter().enumerate().filter(|(n, key)| *n != at && key.key_arn != made.key_arn);
+    let others: Vec<_> = others.map(|(_, key)| key.clone()).collect();
+    [vec![made], others].concat()
 }
 
 /// Puts a page with other wrapped keys in the place of page 0. The time of modification goes on by a second, or stays.

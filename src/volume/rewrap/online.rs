@@ -18,7 +18,7 @@ use super::super::disk::Kind;
 use super::super::each::{BATCH, Failures, in_threads, joined};
 use super::super::error::{Attempt, Result, VolumeError};
 use super::super::files::read_header;
-use super::super::header::WrappedKey;
+use super::super::header::{Header, WrappedKey};
 use super::super::keys::file_context;
 use super::super::names::{EntryClass, classify};
 use super::super::nodes::{Directory, Link};
@@ -46,6 +46,13 @@ impl Drop for Kept<'_> {
 /// What was renamed while [`Core::rewrap`] is under way; None at other times. The parents are kept known.
 #[derive(Default)]
 pub struct Moved(Mutex<Option<Vec<Link>>>);
+
+/// What is to be done with a file.
+enum Looked<'a> {
+    Done(Outcome),
+    /// Its node, and what its header said.
+    Due(Kept<'a>, Header),
+}
 
 /// Files of one directory, with its path from the root in stored names.
 type Batch<'a> = (Arc<Kept<'a>>, Arc<Directory>, Arc<[u8]>, Vec<Vec<u8>>);
@@ -154,12 +161,13 @@ impl Core {
         let stopped = AtomicBool::new(false);
         let goes_on = || !stopped.load(Ordering::Relaxed);
         let work = |(kept, directory, path, names): Batch<'s>| {
-            for entry in names {
-                if !goes_on() {
-                    return;
-                }
-                let link = Link { parent: kept.node, entry };
-                match self.rewrap_entry(job, &directory, &link) {
+            if !goes_on() {
+                return;
+            }
+            let links = names.into_iter().map(|entry| Link { parent: kept.node, entry });
+            let links: Vec<_> = links.collect();
+            for (link, outcome) in links.iter().zip(self.rewrap_entries(job, &directory, &links)) {
+                match outcome {
                     Ok(outcome) => done(outcome),
                     // Removed, or renamed and noted.
                     Err(e) if e.is_not_found() || matches!(e, VolumeError::Stale) => {}
@@ -218,65 +226,105 @@ impl Core {
         path.iter().rev().zip(below).filter(|(a, b)| a == b).count() == below.len()
     }
 
-    fn rewrap_entry(&self, job: &Job, directory: &Directory, link: &Link) -> Result<Outcome> {
+    /// Some files of one directory; an outcome for each.
+    fn rewrap_entries(&self, job: &Job, directory: &Directory, links: &[Link]) -> Vec<Result<Outcome>> {
+        let looked: Vec<_> = links.iter().map(|link| self.look(job, directory, link)).collect();
+        let headers = looked.iter().flatten().filter_map(|looked| match looked {
+            Looked::Due(_, header) => Some(header),
+            Looked::Done(_) => None,
+        });
+        let mut wrapped = job.wrap_all(&headers.collect::<Vec<_>>()).into_iter();
+        let outcome = |(looked, link): (Result<Looked>, &Link)| match looked? {
+            Looked::Done(outcome) => Ok(outcome),
+            Looked::Due(kept, header) => {
+                let wrapped = wrapped.next().ok_or(VolumeError::Invalid("a key was not rewrapped"))?;
+                self.put(job, directory, link, kept, header, wrapped?)
+            }
+        };
+        looked.into_iter().zip(links).map(outcome).collect()
+    }
+
+    fn look<'s>(&'s self, job: &Job, directory: &Directory, link: &Link) -> Result<Looked<'s>> {
         let what = "looking at a file to rewrap its key";
         let stat = directory.dir.stat_at(&link.entry).on_entry(what)?;
         if stat.kind != Kind::File {
             return Err(VolumeError::Stale);
         }
         let node = self.nodes.remember(&stat, link)?;
-        let _kept = Kept { core: self, node: node.id };
+        let kept = Kept { core: self, node: node.id };
+        let header = match node.file() {
+            Some(file) => Some(file.content.header()),
+            None => {
+                let file = directory.dir.open_file(&link.entry, false).on_entry(what)?;
+                if file.stat().attempt(what)?.ino != node.ino {
+                    return Err(VolumeError::Stale);
+                }
+                read_header(&*file)?.1
+            }
+        };
+        let Some(header) = header.filter(|header| !header.keys.is_empty()) else {
+            return Ok(Looked::Done(Outcome::Empty));
+        };
+        if header.keys.first().is_some_and(|key| job.is_there(key)) {
+            return Ok(Looked::Done(Outcome::Already));
+        }
+        if job.options.dry_run {
+            return Ok(Looked::Done(Outcome::Rewrapped));
+        }
+        Ok(Looked::Due(kept, header))
+    }
+
+    /// Puts a file's new keys where the old ones are, if they still are those that were looked at.
+    fn put(
+        &self,
+        job: &Job,
+        directory: &Directory,
+        link: &Link,
+        kept: Kept,
+        mut header: Header,
+        mut wrapped: Vec<WrappedKey>,
+    ) -> Result<Outcome> {
+        let node = self.nodes.get(kept.node)?;
         for _ in 0..TRIES {
-            let header = match node.file() {
-                Some(file) => Some(file.content.header()),
-                None => {
-                    let file = directory.dir.open_file(&link.entry, false).on_entry(what)?;
-                    if file.stat().attempt(what)?.ino != node.ino {
-                        return Err(VolumeError::Stale);
+            {
+                let _change = self.gate.enter();
+                let _opening = node.opening.lock();
+                let written = match node.file() {
+                    Some(file) => {
+                        let backing = if file.is_writable() {
+                            file.content.file()
+                        } else {
+                            self.of_inode(directory, link, node.ino)?
+                        };
+                        let keep_mtime = job.options.keep_mtime;
+                        file.content.set_wrapped(&header.keys, &wrapped, &*backing, keep_mtime)?
                     }
-                    read_header(&*file)?.1
-                }
-            };
-            let Some(header) = header.filter(|header| !header.keys.is_empty()) else {
-                return Ok(Outcome::Empty);
-            };
-            if header.keys.first().is_some_and(|key| job.is_there(key)) {
-                return Ok(Outcome::Already);
-            }
-            if job.options.dry_run {
-                return Ok(Outcome::Rewrapped);
-            }
-            let wrapped = job.wrap_one(&header.keys, &file_context(&job.volume, &header.file_id))?;
-            let _change = self.gate.enter();
-            let _opening = node.opening.lock();
-            let written = match node.file() {
-                Some(file) => {
-                    let backing = if file.is_writable() {
-                        file.content.file()
-                    } else {
-                        self.of_inode(directory, link, node.ino)?
-                    };
-                    file.content.set_wrapped(&header.keys, &wrapped, &*backing, job.options.keep_mtime)?
-                }
-                None => {
-                    let file = self.of_inode(directory, link, node.ino)?;
-                    let (page, there) = read_header(&*file)?;
-                    let same = there.is_some_and(|there| there == header);
-                    if same {
-                        let page = super::header::with_keys(&page, &wrapped)?;
-                        super::put_page(&*file, &page, job.options.keep_mtime)?;
+                    None => {
+                        let file = self.of_inode(directory, link, node.ino)?;
+                        let (page, there) = read_header(&*file)?;
+                        let same = there.is_some_and(|there| there.keys == header.keys);
+                        if same {
+                            let page = super::header::with_keys(&page, &wrapped)?;
+                            super::put_page(&*file, &page, job.options.keep_mtime)?;
+                        }
+                        same
                     }
-                    same
+                };
+                if written {
+                    let key = |keys: &[WrappedKey]| keys.first().map(|key| key.key_arn.clone());
+                    if key(&header.keys) != key(&wrapped) {
+                        // The decisions were about the other key.
+                        self.leases.end(&header.file_id);
+                    }
+                    return Ok(Outcome::Rewrapped);
                 }
-            };
-            if written {
-                let key = |keys: &[WrappedKey]| keys.first().map(|key| key.key_arn.clone());
-                if key(&header.keys) != key(&wrapped) {
-                    // The decisions were about the other key.
-                    self.leases.end(&header.file_id);
-                }
-                return Ok(Outcome::Rewrapped);
             }
+            match self.look(job, directory, link)? {
+                // Under another name it was done meanwhile, say.
+                Looked::Done(outcome) => return Ok(outcome),
+                Looked::Due(_, now) => header = now,
+            }
+            wrapped = job.wrap_one(&header.keys, &file_context(&job.volume, &header.file_id))?;
         }
         Err(VolumeError::Invalid("the file's keys change all the time"))
     }
