@@ -169,7 +169,7 @@ fn a_snapshot_under_load_is_of_one_moment() {
                 .unwrap();
             while !stop.load(Ordering::Acquire) {
                 let n = rows.load(Ordering::Acquire);
-                db.execute("INSERT INTO t VALUES (?1, randomblob(3000))", [n]).unwrap();
+                db.execute("INSERT INTO t VALUES (?1, randomblob(3000))", [n as i64]).unwrap();
                 rows.store(n + 1, Ordering::Release);
             }
         });
@@ -210,10 +210,10 @@ fn a_snapshot_under_load_is_of_one_moment() {
         let db = Connection::open(volume.path("db")).unwrap();
         let check: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok", "{name}");
-        let (count, max): (u64, u64) =
+        let (count, max): (i64, i64) =
             db.query_row("SELECT count(*), max(n) FROM t", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!(count, max + 1, "{name}");
-        assert!(count >= inserted, "{name}: {count} rows, {inserted} were committed before");
+        assert!(count >= inserted as i64, "{name}: {count} rows, {inserted} were committed before");
         drop(db);
         sh(&volume.path("repo"), "git -c safe.directory='*' fsck --strict --no-dangling");
     }
