@@ -241,10 +241,21 @@ impl Depot for DirDepot {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.on("locking", &shown)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Box::new(file)),
+            Ok(()) => Ok(Box::new(DirLock(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(SnapshotError::Busy(self.location())),
             Err(e) => Err(io::Error::from(e)).on("locking", &shown),
         }
+    }
+}
+
+/// A lock that is held.
+struct DirLock(File);
+
+impl Drop for DirLock {
+    /// Closing alone would not do: a child between fork and exec holds the same open file, and so the lock.
+    fn drop(&mut self) {
+        // Best effort: the descriptor is closed next.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

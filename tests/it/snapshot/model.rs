@@ -135,7 +135,7 @@ fn change(bed: &Bed, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 16, ..ProptestConfig::default() })]
 
     /// A random tree, a snapshot, changes, a snapshot, ...: each one is what was there then, also after the
     /// others were deleted, and restores to that; one made against it is what a whole one is.
