@@ -85,7 +85,9 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let options = Options { full: args.full, ..Options::new(name, account(&described, global), now) };
     let bar = progress(None, "entries");
     let seen = |_| bar.inc(1);
-    let created = match Control::connect(&path)? {
+    let control = Control::connect(&path)?;
+    let live = control.is_some();
+    let created = match control {
         Some(control) => {
             let live = Live {
                 volume: &path,
@@ -106,7 +108,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     if let Some(reason) = &created.parent_unusable {
         output::warn(&format!("everything was copied, for the newest snapshot cannot be used: {reason}"));
     }
-    show(args, &created, &depot.location())
+    show(args, &created, &depot.location(), live)
 }
 
 /// The account of the volume's keys: the fifth part of an ARN.
@@ -135,21 +137,24 @@ fn depot(args: &Args, volume: &Path) -> Result<(Arc<dyn Depot>, Arc<dyn Dir>)> {
     Ok((Arc::new(depot), scratch(&directory)?))
 }
 
-fn show(args: &Args, created: &Created, depot: &str) -> Result<()> {
+fn show(args: &Args, created: &Created, depot: &str, live: bool) -> Result<()> {
     let snapshot = &created.descriptor;
     let held = created.held.as_millis() as u64;
     if args.json {
         return output::json(&json!({ "depot": depot, "held_ms": held, "snapshot": snapshot }));
     }
     let counts = &snapshot.counts;
-    output::facts(&[
+    let mut facts = vec![
         ("snapshot", snapshot.name.clone()),
         ("depot", depot.to_owned()),
         ("against", snapshot.parent.as_ref().map_or("nothing: it is whole".to_owned(), |p| p.name.clone())),
         ("files", format!("{}, {}", counts.files, size(counts.bytes))),
         ("added to the depot", size(counts.new_pages * PAGE)),
-        ("writers were held", format!("{held} ms")),
-    ])
+    ];
+    if live {
+        facts.push(("writers were held", format!("{held} ms")));
+    }
+    output::facts(&facts)
 }
 
 /// A mounted volume.
