@@ -1,6 +1,7 @@
 //! The key service as its callers see it.
 
 mod arbitrary;
+mod backup;
 mod conditions;
 mod export;
 mod global;
