@@ -17,6 +17,8 @@ use super::{output, service};
 use crate::iam::KeyArn;
 use crate::kms::wire::{DescribeKeyRequest, KeyMetadata};
 use crate::kms::{Home, KeyService, KeyState, Kms, KmsErrorKind, Place, PlaceKind, Session};
+use crate::snapshot::depot::{Depot, DirDepot, descriptor_path};
+use crate::snapshot::descriptor::{Descriptor, MAX_DESCRIPTOR};
 use crate::volume::VolumeError;
 use crate::volume::census::{Census, Hangs, Loss, Under, census};
 use crate::volume::disk::Dir;
@@ -94,7 +96,8 @@ impl Target {
     pub fn describe(global: &Global, kms: &Arc<Kms>, session: &Session, key_id: &str) -> Result<Self> {
         let request = DescribeKeyRequest { key_id: key_id.to_owned(), ..DescribeKeyRequest::default() };
         let key = session.call(request)?.key_metadata;
-        let arn: KeyArn = key.arn.parse().map_err(|e: crate::iam::IamError| CliError::Failed(e.to_string()))?;
+        let arn: KeyArn =
+            key.arn.parse().map_err(|e: crate::iam::IamError| CliError::Failed(e.to_string()))?;
         let family = key.multi_region_configuration.iter();
         let family = family.flat_map(|all| [&all.primary_key].into_iter().chain(&all.replica_keys));
         let mut stay = Vec::new();
@@ -126,6 +129,24 @@ fn works(global: &Global, kms: &Arc<Kms>, arn: &str) -> bool {
         Ok(key) => !matches!(key.state, KeyState::PendingDeletion | KeyState::PendingReplicaDeletion),
         Err(error) => error.kind != KmsErrorKind::NotFound || parsed.account != global.account,
     }
+}
+
+/// Names of the snapshots in a depot. One that is being made, or was cut, has no descriptor yet.
+fn snapshot_names(depot: &DirDepot) -> crate::snapshot::Result<Vec<String>> {
+    let mut names = depot.list("snapshots")?;
+    names.retain(|name| depot.root().join(descriptor_path(name)).exists());
+    Ok(names)
+}
+
+/// What a snapshot says of its keys; of key material it says nothing.
+fn census_of(descriptor: &Descriptor) -> Census {
+    let under = |arn: &String| (arn.clone(), None);
+    let mut files: BTreeMap<Vec<Under>, u64> = BTreeMap::new();
+    for set in &descriptor.keys {
+        *files.entry(set.key_arns.iter().map(under).collect()).or_default() += set.files;
+    }
+    let volume_keys = descriptor.volume_keys.iter().map(|key| under(&key.key_arn)).collect();
+    Census { volume_keys, files, ..Census::default() }
 }
 
 /// Looks into everything the home knows.
@@ -221,7 +242,29 @@ impl Search<'_> {
         }
     }
 
-    fn snapshots(&mut self, _place: &Place, _depot: &Path) {}
+    /// The snapshots of a depot, by what each says of itself in the clear.
+    fn snapshots(&mut self, place: &Place, depot: &Path) {
+        if !depot.exists() {
+            return;
+        }
+        let named = DirDepot::open(depot).and_then(|depot| Ok((snapshot_names(&depot)?, depot)));
+        let (names, depot) = match named {
+            Ok(named) => named,
+            Err(error) => return self.unknown(place, &format!("its snapshots: {error}")),
+        };
+        for name in names {
+            let text = depot.get(&descriptor_path(&name), MAX_DESCRIPTOR);
+            match text.and_then(|text| Descriptor::parse(&text)) {
+                Ok(descriptor) => {
+                    let found = census_of(&descriptor);
+                    let id = descriptor.volume_id.to_string();
+                    let dependents = self.dependent(depot.location(), id, Some(name), &found);
+                    self.report.snapshots.extend(dependents);
+                }
+                Err(error) => self.unknown(place, &format!("its snapshot {name}: {error}")),
+            }
+        }
+    }
 
     fn backup(&mut self, place: &Place) {
         // Before the key was made, there was nothing of it.
@@ -299,26 +342,25 @@ impl Report {
         Ok(())
     }
 
+    /// What is lost of what, in words.
+    fn whose(&self) -> String {
+        let (volumes, snapshots) = (self.volumes.len() as u64, self.snapshots.len() as u64);
+        let volumes_words = format!("{} of {}", files(self.files_unreadable), many(volumes, "volume"));
+        let snapshots_words =
+            format!("{} of {}", files(self.snapshot_files_unreadable), many(snapshots, "snapshot"));
+        match (volumes, snapshots) {
+            (_, 0) => volumes_words,
+            (0, _) => snapshots_words,
+            _ => format!("{volumes_words}, and {snapshots_words},"),
+        }
+    }
+
     fn words(&self, when: &str) -> Vec<String> {
         let mut words = Vec::new();
-        let snapshots = match self.snapshots.len() {
-            0 => String::new(),
-            n => format!(
-                ", and {} of {n} snapshot{}",
-                files(self.snapshot_files_unreadable),
-                if n == 1 { "" } else { "s" }
-            ),
-        };
         if self.volumes.is_empty() && self.snapshots.is_empty() {
             words.push(format!("nothing that this home knows of depends on {}", self.key_arn));
         } else {
-            let n = self.volumes.len();
-            words.push(format!(
-                "{} of {n} volume{}{snapshots} cannot be read without {}{when}",
-                files(self.files_unreadable),
-                if n == 1 { "" } else { "s" },
-                self.key_arn,
-            ));
+            words.push(format!("{} cannot be read without {}{when}", self.whose(), self.key_arn));
         }
         if !self.related_keys.is_empty() {
             words.push(format!(
@@ -331,7 +373,11 @@ impl Report {
             let how = if backup.with_root_keys { "with its root key" } else { "without its root key" };
             let found = if backup.found { "" } else { "; not found there now" };
             let taken: Timestamp = backup.taken.parse().unwrap_or_default();
-            words.push(format!("the home's backup {} of {} holds the key ({how}{found})", backup.location, time(taken)));
+            words.push(format!(
+                "the home's backup {} of {} holds the key ({how}{found})",
+                backup.location,
+                time(taken)
+            ));
         }
         if !self.backups.is_empty() {
             words.push(
@@ -356,10 +402,8 @@ impl Report {
         }
         if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
             return Err(CliError::Usage(format!(
-                "{} known to depend on {} (`kmsfs key dependents` tells which); nothing was changed; give --yes to \
-                 go on all the same",
-                self.in_short(),
-                self.key_arn
+                "{}; nothing was changed; give --yes to go on",
+                self.in_short()
             )));
         }
         if output::ask(&format!("{question} Type yes to go on: "))? == "yes" {
@@ -368,16 +412,17 @@ impl Report {
         Err(CliError::Failed("not confirmed; nothing was changed".to_owned()))
     }
 
-    fn in_short(&self) -> String {
-        let lost = self.files_unreadable + self.snapshot_files_unreadable;
-        let places = self.volumes.len() + self.snapshots.len();
-        match (places, self.unknown.len()) {
-            (0, unknown) => format!("nothing that was found is, but {unknown} of the places known were not: none is"),
-            (_, 0) => format!("{} in {places} volumes and snapshots are", files(lost)),
-            (_, unknown) => {
-                format!("{} in {places} volumes and snapshots are, and {unknown} others may be,", files(lost))
-            }
-        }
+    /// In one line.
+    pub fn in_short(&self) -> String {
+        let unknown = match self.unknown.len() as u64 {
+            0 => String::new(),
+            n => format!("; of {} that this home knows it cannot be told", many(n, "place")),
+        };
+        format!(
+            "{} cannot be read without {}{unknown} (`kmsfs key dependents` lists them)",
+            self.whose(),
+            self.key_arn,
+        )
     }
 }
 
@@ -385,7 +430,9 @@ impl Dependent {
     fn row(&self, what: &str) -> [String; 5] {
         let mut notes = Vec::new();
         match self.loss.volume_key {
-            Hangs::Alone => notes.push("the volume key is under it alone: without it, nothing here opens".to_owned()),
+            Hangs::Alone => {
+                notes.push("the volume key is under it alone: without it, nothing here opens".to_owned())
+            }
             Hangs::NotAlone => notes.push("the volume key is under another, too".to_owned()),
             Hangs::No => {}
         }
@@ -408,7 +455,11 @@ impl Dependent {
 }
 
 fn files(count: u64) -> String {
-    format!("{count} file{}", if count == 1 { "" } else { "s" })
+    many(count, "file")
+}
+
+fn many(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// When a key goes whose deletion is scheduled now, in words.

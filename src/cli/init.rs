@@ -9,7 +9,7 @@ use super::error::{CliError, Result};
 use super::global::Global;
 use super::global::Which;
 use super::service::Service;
-use super::{output, service};
+use super::{known, output, service};
 use crate::kms::KeyService;
 use crate::volume::Volume;
 use crate::volume::host::HostDir;
@@ -46,6 +46,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         (None, None) => session.ensure_managed_key("aws/kmsfs")?,
     };
     make(path, &session, key, format!("{}, region {}", global.home()?.display(), global.region))?;
+    known::volume(global, path);
     if let Some(warning) = one_disk(&global.home()?, path) {
         output::warn(&warning);
     }

@@ -7,31 +7,57 @@ use jiff::Timestamp;
 
 use super::global::Global;
 use super::output;
-use crate::kms::{Home, HomeError, Place, PlaceKind};
+use crate::kms::{Home, HomeError, Manifest, Place, PlaceKind};
 use crate::volume::descriptor::Descriptor;
 use crate::volume::host::HostDir;
 
 /// Notes that a volume lies at `path`. A note that cannot be made is told by a warning: nothing else fails by it.
 pub fn volume(global: &Global, path: &Path) {
-    let Ok(path) = path.canonicalize() else { return };
-    let Some(descriptor) = HostDir::open(&path).ok().and_then(|dir| Descriptor::read(&*dir).ok()) else { return };
-    let id = hex::encode(descriptor.id);
-    note(global, &Place::new(PlaceKind::Volume, &path, &id, &descriptor.region, Timestamp::now()));
+    told(global, find_volume(path));
 }
 
 /// Notes that snapshots are kept at a directory or an address (s3://bucket/prefix). Those in a volume's own depot are found
-/// by the volume.
+/// by the volume. A note that cannot be made is told by a warning.
+#[allow(dead_code, reason = "for the commands that make snapshots")]
 pub fn depot(global: &Global, location: &str) {
-    let path = Path::new(location);
-    let whole = if location.contains("://") { path.to_owned() } else { path.canonicalize().unwrap_or(path.into()) };
-    note(global, &Place::new(PlaceKind::Depot, &whole, "", "", Timestamp::now()));
+    told(global, Some(find_depot(location)));
 }
 
-fn note(global: &Global, place: &Place) {
+/// What is at a location: a volume, a backup of a home, else snapshots.
+pub fn look(location: &str) -> Place {
+    let backup = |path: &Path| {
+        let (path, manifest) = (path.canonicalize().ok()?, Manifest::read(path).ok()?);
+        let mut place = Place::new(PlaceKind::Backup, &path, &manifest.id, "", manifest.taken);
+        place.with_root_keys = manifest.with_root_keys;
+        Some(place)
+    };
+    let path = Path::new(location);
+    find_volume(path).or_else(|| backup(path)).unwrap_or_else(|| find_depot(location))
+}
+
+fn find_volume(path: &Path) -> Option<Place> {
+    let path = path.canonicalize().ok()?;
+    let descriptor = Descriptor::read(&*HostDir::open(&path).ok()?).ok()?;
+    let id = hex::encode(descriptor.id);
+    Some(Place::new(PlaceKind::Volume, &path, &id, &descriptor.region, Timestamp::now()))
+}
+
+fn find_depot(location: &str) -> Place {
+    let path = Path::new(location);
+    let whole = if location.contains("://") {
+        path.into()
+    } else {
+        path.canonicalize().unwrap_or_else(|_| path.into())
+    };
+    Place::new(PlaceKind::Depot, &whole, "", "", Timestamp::now())
+}
+
+fn told(global: &Global, place: Option<Place>) {
+    let Some(place) = place else { return };
     let note = || match Home::open(&global.home().map_err(|e| e.to_string())?) {
         // A volume under keys of another service: this one has nothing to delete.
         Err(HomeError::Missing { .. }) => Ok(()),
-        home => home.and_then(|home| home.places()?.note(place)).map_err(|e| e.to_string()),
+        home => home.and_then(|home| home.places()?.note(&place)).map_err(|e| e.to_string()),
     };
     if let Err(error) = note() {
         output::warn(&format!(

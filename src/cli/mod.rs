@@ -6,14 +6,17 @@ mod audit;
 mod control;
 mod daemon;
 mod demo;
+mod dependents;
 mod error;
 mod files;
 mod global;
 mod hold;
+mod home;
 mod iam;
 mod init;
 mod inspect;
 mod key;
+mod known;
 mod mount;
 mod mounts;
 mod output;
@@ -65,6 +68,7 @@ enum Verb {
     Iam(iam::Args),
     Audit(audit::Args),
     Usage(usage::Args),
+    Home(home::Args),
     Encrypt(secret::EncryptArgs),
     Decrypt(secret::DecryptArgs),
     Serve(serve::Args),
@@ -129,6 +133,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Iam(args) => return iam::run(global, args),
         Verb::Audit(args) => audit::run(global, args)?,
         Verb::Usage(args) => usage::run(global, args)?,
+        Verb::Home(args) => home::run(global, args)?,
         Verb::Encrypt(args) => secret::encrypt(global, args)?,
         Verb::Decrypt(args) => secret::decrypt(global, args)?,
         Verb::Serve(args) => serve::run(global, args)?,

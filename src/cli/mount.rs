@@ -14,7 +14,7 @@ use super::daemon::{self, Report, Side};
 use super::error::{CliError, Exit, Result};
 use super::global::Global;
 use super::service::{self, Service};
-use super::{control::Keeper, mounts, output};
+use super::{control::Keeper, known, mounts, output};
 use crate::crypto::SecretVec;
 use crate::mount::control::Control;
 use crate::mount::{MountError, MountOptions, Mounted};
@@ -222,6 +222,7 @@ impl Plan<'_> {
         let options = how.volume_options(source, &service);
         let volume = Volume::open(dir, service.keys, service.ledger, options);
         let volume = Arc::new(volume.map_err(|e| CliError::volume(path, e))?);
+        known::volume(&self.global, path);
         // Files get the modes that programs ask the mount for; the kernel has applied their umask.
         rustix::process::umask(rustix::fs::Mode::empty());
         let mounted = crate::mount::mount(volume.clone(), &self.point, &how.mount_options(source));

@@ -14,7 +14,7 @@ use super::error::{CliError, Result};
 use super::global::Global;
 use super::global::Which;
 use super::service::{self, Service};
-use super::{daemon, mounts, output};
+use super::{daemon, known, mounts, output};
 use crate::crypto::SecretVec;
 use crate::iam::Region;
 use crate::kms::{KeyService, KmsError, KmsErrorKind};
@@ -128,6 +128,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         Some(control) => in_mount(global, args, &target, &descriptor, control)?,
         None => alone(global, args, &target, &descriptor)?,
     };
+    known::volume(global, &target.root);
     show(args, &report)?;
     if report.cut {
         return Err(CliError::Busy("the mount ended; call it again, and it does what is left".to_owned()));

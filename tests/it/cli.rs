@@ -187,7 +187,7 @@ fn secrets_of_every_length_come_back_under_their_context_only() {
 fn a_key_that_waits_for_deletion_is_refused_and_can_be_kept() {
     let bed = bed();
     let sealed = fed(&bed, &["encrypt", "--key", KEY], b"secret").stdout;
-    let told = bed.run(["key", "schedule-deletion", "--pending-window-in-days", "7", KEY]);
+    let told = bed.run(["key", "schedule-deletion", "--yes", "--pending-window-in-days", "7", KEY]);
     assert!(told.contains("cancel-deletion"), "{told}");
     let output = fed(&bed, &["decrypt"], &sealed);
     let text = String::from_utf8(output.stderr).unwrap();
@@ -199,7 +199,7 @@ fn a_key_that_waits_for_deletion_is_refused_and_can_be_kept() {
     bed.run(["key", "enable", KEY]);
     assert_eq!(fed(&bed, &["decrypt"], &sealed).stdout, b"secret");
     assert!(
-        bed.refused(["key", "schedule-deletion", "--pending-window-in-days", "6", KEY])
+        bed.refused(["key", "schedule-deletion", "--yes", "--pending-window-in-days", "6", KEY])
             .contains("Validation")
     );
 }
@@ -392,7 +392,14 @@ fn the_demonstration_tells_its_story_and_leaves_nothing() {
     let output = bed.command(["demo", "--files", "files"]).env("TMPDIR", &temporary).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    for word in ["Required key not available", "the log is whole", "2 files with", "whole story"] {
+    for word in [
+        "Required key not available",
+        "the log is whole",
+        "2 files with",
+        "of 1 volume cannot be read without",
+        "every file is there again",
+        "whole story",
+    ] {
         assert!(text.contains(word), "{word:?} is not told: {text}");
     }
     assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "something was left");

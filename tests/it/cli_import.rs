@@ -104,7 +104,7 @@ fn a_mount_tells_material_that_expired_from_material_that_is_missing() {
             fs::File::open(&file).err().and_then(|e| e.raw_os_error()) == Some(number)
         });
     };
-    bed.run(["key", "delete-imported-material", "alias/mine"]);
+    bed.run(["key", "delete-imported-material", "--yes", "alias/mine"]);
     fails_with(libc::ENOKEY);
     let soon = (Timestamp::now() + SignedDuration::from_secs(4)).to_string();
     import(&["--valid-to", &soon]);

@@ -12,6 +12,7 @@ mod cli_sealed;
 mod client_aws;
 mod clients;
 mod control;
+mod dependents;
 mod export;
 mod fake;
 mod kms_kill;

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::{Named, time};
+use super::{Named, Open, time};
 use crate::cli::error::{CliError, Result};
 use crate::cli::{output, service};
 use crate::crypto::asymmetric::{Oaep, PublicKey};
@@ -76,6 +76,9 @@ pub struct Delete {
     /// Which material; without it the current
     #[arg(long, value_name = "ID")]
     key_material_id: Option<String>,
+    /// Go on without asking, whatever depends on the key
+    #[arg(short, long)]
+    yes: bool,
 }
 
 /// A time, or a day that begins in UTC.
@@ -217,7 +220,16 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Runs `delete-imported-material`.
-pub fn delete(session: &Session, args: &Delete) -> Result<()> {
+pub(super) fn delete(open: &Open, args: &Delete) -> Result<()> {
+    let session = open.session;
+    if let Some(report) = open.report(&args.named.key, args.yes)? {
+        if args.named.json {
+            output::warn(&report.in_short());
+        } else {
+            report.show(", from now on, until the same material is imported again")?;
+        }
+        report.confirm(args.yes, &format!("Take key material of {} away now?", args.named.key))?;
+    }
     let key_id = service::resolve(session, &args.named.key)?;
     let answer = session
         .call(DeleteImportedKeyMaterialRequest { key_id, key_material_id: args.key_material_id.clone() })?;

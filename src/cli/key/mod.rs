@@ -10,12 +10,14 @@ mod replicate;
 mod sign;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::error::Result;
+use super::dependents::{Report, Target};
+use super::error::{CliError, Result};
 use super::global::Global;
-use super::{output, service};
+use super::{dependents, output, service};
 use crate::kms::wire::{
     CancelKeyDeletionRequest, CreateAliasRequest, CreateKeyRequest, DescribeKeyRequest, DisableKeyRequest,
     DisableKeyRotationRequest, EnableKeyRequest, EnableKeyRotationRequest, GetKeyLastUsageRequest,
@@ -23,7 +25,7 @@ use crate::kms::wire::{
     ListResourceTagsRequest, RotateKeyOnDemandRequest, ScheduleKeyDeletionRequest, Tag, TagResourceRequest,
     UntagResourceRequest, UpdateKeyDescriptionRequest,
 };
-use crate::kms::{KeyState, Session};
+use crate::kms::{KeyState, Kms, KmsErrorKind, Session};
 
 /// Makes, shows and changes KMS keys
 #[derive(Debug, clap::Args)]
@@ -56,7 +58,11 @@ enum Verb {
     Rotation(Rotation),
     /// Lists a key's materials (ListKeyRotations)
     Rotations(Rotations),
+    /// Tells which files of which volumes and snapshots, and which backups of the home, depend on a key
+    Dependents(Dependents),
     /// Deletes a key when a waiting period is over; what is under it is then lost (ScheduleKeyDeletion)
+    ///
+    /// Tells first what depends on the key, as far as the home knows, and asks whether to go on.
     ScheduleDeletion(Schedule),
     /// Keeps a key that waits for deletion; it is then disabled (CancelKeyDeletion)
     CancelDeletion(Named),
@@ -187,17 +193,60 @@ struct Rotations {
 }
 
 #[derive(Debug, clap::Args)]
+struct Dependents {
+    /// Key id, ARN, alias or alias ARN
+    key: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 struct Schedule {
     #[command(flatten)]
     named: Named,
     /// Waiting period: 7 to 30 days
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     pending_window_in_days: i64,
+    /// Go on without asking, whatever depends on the key
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// The key service, for verbs that look beyond one key.
+struct Open<'a> {
+    global: &'a Global,
+    kms: &'a Arc<Kms>,
+    session: &'a Session,
+}
+
+impl Open<'_> {
+    /// What depends on a key. None where that need not be told: the service will refuse to delete it.
+    ///
+    /// # Errors
+    /// Also where the caller may not look at the key, and has not said that it need not be told.
+    fn report(&self, key_id: &str, yes: bool) -> Result<Option<Report>> {
+        let target = match Target::describe(self.global, self.kms, self.session, key_id) {
+            Err(CliError::Refused(error)) if error.kind == KmsErrorKind::AccessDenied && yes => {
+                output::warn(&format!("what depends on {key_id} is not known: {}", error.message));
+                return Ok(None);
+            }
+            target => target?,
+        };
+        let gone =
+            matches!(target.key.key_state, KeyState::PendingDeletion | KeyState::PendingReplicaDeletion);
+        if gone || target.key.key_manager == "AWS" {
+            return Ok(None);
+        }
+        dependents::find(self.global, self.kms, &target).map(Some)
+    }
 }
 
 /// Runs it.
 pub fn run(global: &Global, args: &Args) -> Result<()> {
-    let session = service::session(global)?;
+    let kms = service::kms(global)?;
+    let session = service::begin(global, &kms)?;
+    let open = Open { global, kms: &kms, session: &session };
     match &args.verb {
         Verb::Create(args) => create(&session, args),
         Verb::Describe(args) => describe(&session, args),
@@ -218,12 +267,18 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         Verb::Disable(args) => {
             let key = service::resolve(&session, &args.key)?;
             session.call(DisableKeyRequest { key_id: key.clone() })?;
-            done(args.json, &format!("{key} is disabled"))
+            done(
+                args.json,
+                &format!(
+                    "{key} is disabled; files under it do not open until `kmsfs key enable`, and `kmsfs key dependents` counts them"
+                ),
+            )
         }
         Verb::Rotate(args) => rotate(&session, args),
         Verb::Rotation(args) => rotation(&session, args),
         Verb::Rotations(args) => rotations(&session, &args.named),
-        Verb::ScheduleDeletion(args) => schedule(&session, args),
+        Verb::Dependents(args) => dependents(&open, args),
+        Verb::ScheduleDeletion(args) => schedule(&open, args),
         Verb::CancelDeletion(args) => {
             let answer =
                 session.call(CancelKeyDeletionRequest { key_id: service::resolve(&session, &args.key)? })?;
@@ -236,7 +291,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
             ))
         }
         Verb::Import(args) => import::import(&session, args),
-        Verb::DeleteImportedMaterial(args) => import::delete(&session, args),
+        Verb::DeleteImportedMaterial(args) => import::delete(&open, args),
         Verb::Replicate(args) => replicate::replicate(&session, args),
         Verb::UpdatePrimaryRegion(args) => replicate::update_primary(&session, args),
         Verb::Grant(args) => grant::run(&session, args),
@@ -450,7 +505,29 @@ fn rotations(session: &Session, args: &Named) -> Result<()> {
     output::table(["KEY MATERIAL", "STATE", "IMPORT", "SINCE", "ROTATION"], &rows.collect::<Vec<_>>())
 }
 
-fn schedule(session: &Session, args: &Schedule) -> Result<()> {
+fn dependents(open: &Open, args: &Dependents) -> Result<()> {
+    let target = Target::describe(open.global, open.kms, open.session, &args.key)?;
+    let report = dependents::find(open.global, open.kms, &target)?;
+    if args.json {
+        return output::json(&report);
+    }
+    let when = target.key.deletion_date.map(|date| format!(", from {} on", time(date)));
+    report.show(&when.unwrap_or_default())
+}
+
+fn schedule(open: &Open, args: &Schedule) -> Result<()> {
+    let session = open.session;
+    if let Some(report) = open.report(&args.named.key, args.yes)? {
+        if args.named.json {
+            output::warn(&report.in_short());
+        } else {
+            report.show(&dependents::from_now(args.pending_window_in_days))?;
+        }
+        report.confirm(
+            args.yes,
+            &format!("Delete {} in {} days?", args.named.key, args.pending_window_in_days),
+        )?;
+    }
     let key_id = service::resolve(session, &args.named.key)?;
     let request =
         ScheduleKeyDeletionRequest { key_id, pending_window_in_days: Some(args.pending_window_in_days) };
@@ -473,7 +550,8 @@ fn schedule(session: &Session, args: &Schedule) -> Result<()> {
     ))
 }
 
-fn state(state: KeyState) -> &'static str {
+/// Its name.
+pub fn state(state: KeyState) -> &'static str {
     match state {
         KeyState::Enabled => "Enabled",
         KeyState::Disabled => "Disabled",
