@@ -11,7 +11,7 @@ use self::files::{copy_tree, dump, entries, find_backing, own_sources, read_tree
 use self::stage::{Stage, hold, print};
 use super::error::CliError;
 
-/// Tells the whole story on real files: mount, ciphertext, rotation, refusal, log
+/// Tells the whole story on real files: mount, ciphertext, rotation, refusal, log, rewrapping, deletion
 ///
 /// Everything happens in a temporary directory, which is removed at the end.
 #[derive(Debug, clap::Args)]
@@ -54,6 +54,8 @@ fn tell(stage: &Stage, files: &Path) -> Told<()> {
     password(stage)?;
     log(stage)?;
     compare(stage, files)?;
+    rewrap(stage, &seen)?;
+    deletion(stage, files)?;
     print("\nThat was the whole story. `kmsfs help` lists the verbs, README.md the first five minutes.");
     Ok(())
 }
@@ -204,6 +206,54 @@ fn compare(stage: &Stage, files: &Path) -> Told<()> {
     let (now, then) = (read_tree(&stage.path("plain/files"))?, read_tree(files)?);
     let bytes: usize = then.values().map(Vec::len).sum();
     hold(now == then, &format!("{} files with {bytes} bytes are the same", then.len()))?;
+    stage.run(&["umount", "plain"])?;
+    Ok(())
+}
+
+fn rewrap(stage: &Stage, seen: &Seen) -> Told<()> {
+    stage.title("Rewrap: all files under the current material")?;
+    stage.say(
+        "Rotation left the old files under the old material. Rewrapping brings every data key under the current one, \
+         one page of each file, and no data is touched.",
+    );
+    let size = |path: &Path| fs::metadata(path).map(|found| found.len()).map_err(|e| e.to_string());
+    let (content, before) = (fs::read(&seen.backing).map_err(|e| e.to_string())?, size(&seen.backing)?);
+    stage.run(&["rewrap", "vault"])?;
+    stage.run(&["inspect", "--summary", "vault"])?;
+    let summary = stage.quietly(&["inspect", "--summary", "--json", "vault"])?;
+    hold(!summary.contains(&seen.material), "no file is under the old material any more")?;
+    let after = fs::read(&seen.backing).map_err(|e| e.to_string())?;
+    let blocks = |bytes: &[u8]| bytes.get(PAGE as usize..).map(<[u8]>::to_vec);
+    let same = size(&seen.backing)? == before && blocks(&after) == blocks(&content) && after != content;
+    hold(same, "of the old file only the header was written")
+}
+
+fn deletion(stage: &Stage, files: &Path) -> Told<()> {
+    stage.title("Delete the KMS key: what would be lost?")?;
+    stage.say(
+        "Whoever deletes a key shreds whatever is under it, in every copy. So first the home tells what that is, as far as it \
+         knows, its own backups too: the key lives on in them.",
+    );
+    stage.run(&["home", "backup", "--with-root-keys", "backup"])?;
+    stage.run(&["key", "dependents", KEY])?;
+    let report = stage.quietly(&["key", "dependents", "--json", KEY])?;
+    let report: serde_json::Value = serde_json::from_str(&report).map_err(|e| e.to_string())?;
+    let lost = report["files_unreadable"].as_u64().unwrap_or_default();
+    hold(lost > 0, &format!("all {lost} files of the vault hang on this key"))?;
+    let refused = stage.fails(&["key", "schedule-deletion", "--pending-window-in-days", "7", KEY])?;
+    hold(refused.contains("--yes"), "without a word it is not deleted")?;
+    stage.run(&["key", "schedule-deletion", "--yes", "--pending-window-in-days", "7", KEY])?;
+    let refused = stage.fails(&["mount", "vault", "plain"])?;
+    hold(refused.contains("KMSInvalidStateException"), "the key cannot be used in the waiting period")?;
+
+    stage.title("Think again")?;
+    stage.say(
+        "Within the waiting period the key can be kept. Afterwards its material is erased from the home.",
+    );
+    stage.run(&["key", "cancel-deletion", KEY])?;
+    stage.run(&["key", "enable", KEY])?;
+    stage.run(&["mount", "vault", "plain"])?;
+    hold(read_tree(&stage.path("plain/files"))? == read_tree(files)?, "every file is there again")?;
     stage.run(&["umount", "plain"])?;
     Ok(())
 }
