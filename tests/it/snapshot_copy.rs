@@ -100,12 +100,7 @@ pub fn write_out(depot: &Arc<dyn Depot>, name: &str, session: &Session, to: &Pat
         }
     }
     let keys = descriptor.wrapped_keys().unwrap();
-    let described = volume_descriptor::Descriptor::new(
-        &volume,
-        descriptor.region.clone(),
-        descriptor.volume_features().unwrap(),
-        keys,
-    );
+    let described = volume_descriptor::Descriptor::new(&volume, descriptor.region.clone(), Vec::new(), keys);
     fs::write(to.join("kmsfs.json"), described.encode().unwrap()).unwrap();
     fs::create_dir_all(to.join(".kmsfs")).unwrap();
     fs::write(to.join(".kmsfs/lock"), b"").unwrap();
