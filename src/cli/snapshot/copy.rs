@@ -8,8 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::error::{CliError, Result};
-use super::super::global::Global;
+use super::super::global::{Global, Which};
+use super::super::service::Service;
 use super::super::{daemon, output, service};
+use super::common;
 use super::place::{self, Named};
 use crate::iam::{AccountId, Region};
 use crate::kms::home::{HomeError, Kms};
@@ -18,6 +20,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::copy::{self, From, Options, Report, To, Way};
 use crate::snapshot::depot::Depot;
 use crate::snapshot::descriptor::Descriptor;
+use crate::volume::descriptor::Feature;
 use crate::volume::host::HostDir;
 
 /// Copies a snapshot under a KMS key of another region, or of another account
@@ -70,31 +73,27 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         Some(dest) => place::open(dest, &args.named.s3)?,
         None => from.depot.clone(),
     };
-    let kms = service::kms(global)?;
-    let caller = caller(global, &kms, &global.account)?;
-    let account = caller.principal.account().clone();
-    let name = args.name.clone().unwrap_or_else(|| default_name(&old, &args.to, &account));
     if args.abandon {
+        let name = args.name.clone().unwrap_or_else(|| default_name(&old, &args.to, global.account.as_str()));
         return abandon(&depot, &name);
     }
+    let kms = service::kms(global)?;
+    let caller = caller(global, &kms, &global.account)?;
     let source = source(global, &kms, &old)?;
-    let target = target(global, &kms, caller, args)?;
-    let key_arn = match &args.key {
-        Some(key) => target.describe_key(key)?.key_arn,
-        None => target.ensure_managed_key("aws/kmsfs")?,
-    };
-    let target = Arc::new(target);
+    let (target, key_arn) = target(global, &kms, caller, args)?;
+    let account = account_of(&key_arn)?;
+    let name = args.name.clone().unwrap_or_else(|| default_name(&old, &args.to, &account));
     let to = To {
         depot,
         name,
         region: args.to.to_string(),
-        account: account.to_string(),
-        service: target.clone(),
-        ledger: target,
+        account,
+        service: target.keys,
+        ledger: target.ledger,
         key_arn,
         now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64),
     };
-    let from = From { depot: from.depot, name: from.name, service: Arc::new(source) };
+    let from = From { depot: from.depot, name: from.name, service: source };
     let report = copied(&from, &to, args)?;
     if args.rewrap {
         output::warn(
@@ -142,15 +141,35 @@ fn caller(global: &Global, kms: &Kms, account: &AccountId) -> Result<Caller> {
     }
 }
 
-/// The key service of the snapshot's region: for whom `--as` names, or else the root of the snapshot's account.
-pub fn source(global: &Global, kms: &Arc<Kms>, old: &Descriptor) -> Result<Session> {
+/// The embedded key service of the snapshot's region, for whom `--as` names, or else the root of the snapshot's account.
+pub fn embedded_source(global: &Global, kms: &Arc<Kms>, old: &Descriptor) -> Result<Session> {
     let told = |what: &str, e: crate::iam::IamError| CliError::Failed(format!("the snapshot's {what}: {e}"));
     let region: Region = old.region.parse().map_err(|e| told("region", e))?;
     let account: AccountId = old.account.parse().map_err(|e| told("account", e))?;
     service::session_in(kms, caller(global, kms, &account)?, &region)
 }
 
-fn target(global: &Global, kms: &Arc<Kms>, caller: Caller, args: &Args) -> Result<Session> {
+/// The key service that the snapshot's keys are in.
+fn source(global: &Global, kms: &Arc<Kms>, old: &Descriptor) -> Result<Arc<dyn KeyService>> {
+    if old.volume_features().map_err(place::failed)?.contains(&Feature::AwsKms) {
+        // Which refuses where --kms does not name it: nobody's credentials are used for a snapshot's asking.
+        return Ok(common::service_of(global, old)?.keys);
+    }
+    Ok(Arc::new(embedded_source(global, kms, old)?))
+}
+
+/// The key service of the copy, and the KMS key there.
+fn target(global: &Global, kms: &Arc<Kms>, caller: Caller, args: &Args) -> Result<(Service, String)> {
+    if global.kms == Which::Aws {
+        let Some(key) = &args.key else {
+            return Err(CliError::Usage(
+                "a copy under AWS KMS (--kms aws) goes under a key of yours: name it with --key".to_owned(),
+            ));
+        };
+        let service = Service::aws(global, &args.to, global.passphrase(false)?)?;
+        let key_arn = service.keys.describe_key(key)?.key_arn;
+        return Ok((service, key_arn));
+    }
     // A key that is named can only be in a region that is there.
     if args.key.is_none() && !kms.home().region_path(&args.to).exists() {
         match kms.create_region(&args.to, global.passphrase(true)?.as_ref()) {
@@ -159,11 +178,22 @@ fn target(global: &Global, kms: &Arc<Kms>, caller: Caller, args: &Args) -> Resul
             Err(error) => return Err(service::failed(error)),
         }
     }
-    service::session_in(kms, caller, &args.to)
+    let session = Arc::new(service::session_in(kms, caller, &args.to)?);
+    let key_arn = match &args.key {
+        Some(key) => session.describe_key(key)?.key_arn,
+        None => session.ensure_managed_key("aws/kmsfs")?,
+    };
+    Ok((Service { keys: session.clone(), ledger: session, region: args.to.clone() }, key_arn))
 }
 
-fn default_name(old: &Descriptor, region: &Region, account: &AccountId) -> String {
-    match *account.as_str() == *old.account {
+/// The account in a key's ARN.
+fn account_of(key_arn: &str) -> Result<String> {
+    let account = key_arn.split(':').nth(4).filter(|account| !account.is_empty());
+    account.map(str::to_owned).ok_or_else(|| CliError::Failed(format!("{key_arn} names no account")))
+}
+
+fn default_name(old: &Descriptor, region: &Region, account: &str) -> String {
+    match account == old.account {
         true => format!("{}-{region}", old.name),
         false => format!("{}-{region}-{account}", old.name),
     }

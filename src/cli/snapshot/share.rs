@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::error::{CliError, Result};
 use super::super::global::Global;
 use super::super::{output, service};
-use super::copy::source;
+use super::copy::embedded_source;
 use super::place::{self, Named};
 use crate::kms::wire::{
     CreateGrantRequest, DescribeKeyRequest, GetKeyPolicyRequest, GrantConstraints, PutKeyPolicyRequest,
@@ -13,6 +13,7 @@ use crate::kms::wire::{
 use crate::kms::{EncryptionContext, Session};
 use crate::snapshot::Snapshot;
 use crate::snapshot::share::{OPERATION, Sharing, VOLUME_CONTEXT};
+use crate::volume::descriptor::Feature;
 
 /// Shows or applies what lets another account (--account) open a snapshot, to copy it under a key of its own
 ///
@@ -46,8 +47,15 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     {
         return Err(CliError::Usage(format!("{role} is not the ARN of a role of account {account}")));
     }
+    if snapshot.volume_features().map_err(place::failed)?.contains(&Feature::AwsKms) {
+        return Err(CliError::Usage(
+            "the snapshot's keys are at AWS KMS, whose policies AWS's own tools change: allow kms:Decrypt with the encryption \
+             context kmsfs:volume in the key's policy (`aws kms put-key-policy`) and in an identity policy of the other account"
+                .to_owned(),
+        ));
+    }
     let kms = service::kms(global)?;
-    let session = source(global, &kms, &snapshot)?;
+    let session = embedded_source(global, &kms, &snapshot)?;
     for key in &sharing.key_arns {
         let request = DescribeKeyRequest { key_id: key.clone(), ..DescribeKeyRequest::default() };
         if session.call(request)?.key_metadata.key_manager == "AWS" {

@@ -30,6 +30,7 @@ use super::error::{Result, SnapshotError};
 use super::manifest::{Entry, ManifestSink, Records};
 use crate::crypto::{Secret, mac, random};
 use crate::kms::{KeyService, Ledger, SnapshotAction};
+use crate::volume::descriptor as volume_descriptor;
 use crate::volume::disk::Dir;
 use crate::volume::epoch::Epoch;
 use crate::volume::header::WrappedKey;
@@ -265,9 +266,10 @@ fn draft(
         }
         Way::Rewrap => hex::decode(&old.epoch).unwrap_or_default(),
     };
+    let features = volume_descriptor::Descriptor::features_of(to.service.holder());
     let draft = Descriptor {
         format: SNAPSHOT_FORMAT,
-        features: Vec::new(),
+        features: features.iter().map(|feature| feature.name().to_owned()).collect(),
         snapshot_id: Id(random()?),
         name: to.name.clone(),
         volume_id: Id(keys.id),
