@@ -227,6 +227,7 @@ fn a_copy_in_another_region_shows_the_same_and_opens_there_alone() {
     assert_eq!(copy.counts.files, old.counts.files);
     assert_eq!(copy.keys.len(), 1);
     assert!(copy.keys[0].key_arns[0].starts_with("arn:aws:kms:eu-west-1:"), "{:?}", copy.keys);
+    bed.run(["--region", THERE, "snapshot", "verify", "--deep", "s-eu-west-1", "--in", "snaps"]);
     let (standing, named) = packs(&depot);
     assert_eq!(standing, named);
     assert_eq!(depot.list("snapshots/s-eu-west-1").unwrap(), ["manifest", "snapshot.json"]);
@@ -414,10 +415,5 @@ fn kill_rounds(rounds: usize) {
 
 #[test]
 fn a_copy_that_is_killed_goes_on() {
-    kill_rounds(count("KMSFS_COPY_KILLS", 3));
-}
-
-pub fn count(name: &str, usual: usize) -> usize {
-    std::env::var(name)
-        .map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    kill_rounds(std::env::var("KMSFS_KILL_ROUNDS").map_or(3, |n| n.parse().unwrap()));
 }

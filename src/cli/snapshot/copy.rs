@@ -70,7 +70,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     daemon::raise_open_files();
     let old = Snapshot::find(from.depot.clone(), &from.name).map_err(place::failed)?.descriptor;
     let depot = match &args.dest {
-        Some(dest) => place::open(dest, &args.named.s3)?,
+        Some(dest) => place::open_or_make(dest, &args.named.s3)?,
         None => from.depot.clone(),
     };
     if args.abandon {

@@ -95,6 +95,19 @@ pub fn open(depot: &str, s3: &S3) -> Result<Arc<dyn Depot>> {
     Ok(Arc::new(DirDepot::open(&path).map_err(failed)?))
 }
 
+/// The same; a directory is made if its parent is there.
+pub fn open_or_make(depot: &str, s3: &S3) -> Result<Arc<dyn Depot>> {
+    if depot.starts_with("s3://") {
+        return open(depot, s3);
+    }
+    let path = Path::new(depot);
+    let own = path.join("kmsfs.json").exists().then(|| path.join(".kmsfs").join("snapshots"));
+    if own.as_ref().is_some_and(|own| !own.exists()) || !path.exists() {
+        return Ok(Arc::new(DirDepot::create(own.as_deref().unwrap_or(path)).map_err(failed)?));
+    }
+    open(depot, s3)
+}
+
 /// The directory of a depot: a volume's own, also where the volume is named by its mount point, or the directory itself.
 pub fn directory(path: &Path) -> Result<PathBuf> {
     let Ok(whole) = path.canonicalize() else { return Ok(path.to_owned()) };

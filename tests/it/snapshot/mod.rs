@@ -1,6 +1,7 @@
 //! Snapshots: taken, changed, restored, damaged, cut.
 
 mod bed;
+mod copy;
 mod faults;
 mod kill;
 mod model;

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use super::bed::*;
 
 #[derive(Debug, Clone)]
-enum Op {
+pub enum Op {
     File(u8, u64, usize),
     Sparse(u8, u64),
     Dir(u8),
@@ -28,7 +28,7 @@ enum Op {
     Fifo(u8),
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub fn op() -> impl Strategy<Value = Op> {
     let id = || 0..12u8;
     prop_oneof![
         6 => (id(), any::<u64>(), prop_oneof![Just(0usize), 1..9000usize, 80_000..140_000usize])
@@ -126,7 +126,7 @@ fn apply(volume: &Volume, op: &Op) {
     }
 }
 
-fn change(bed: &Bed, ops: &[Op]) {
+pub fn change(bed: &Bed, ops: &[Op]) {
     let volume = bed.volume();
     for op in ops {
         apply(&volume, op);
