@@ -27,10 +27,19 @@ const MAX_USER_AGENT: usize = 1024;
 /// What a body without Content-Length begins with.
 const USUAL_BODY: usize = 8 * 1024;
 
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+pub struct Origin {
+    /// The other end of its connection.
+    pub peer: SocketAddr,
+    /// The number of the network's thread that serves it.
+    pub thread: usize,
+}
+
 /// Answers a request, whatever it is.
 pub async fn handle(
     shared: Arc<Shared>,
-    peer: SocketAddr,
+    from: Origin,
     request: Request<Incoming>,
 ) -> Result<HttpAnswer, Infallible> {
     let Ok(request_id) = audit::uuid() else {
@@ -38,7 +47,7 @@ pub async fn handle(
         return Ok(answer::text(StatusCode::INTERNAL_SERVER_ERROR, text, "text/plain", ""));
     };
     Ok(match (request.method(), request.uri().path()) {
-        (&Method::POST, "/") => aws(&shared, peer, request, &request_id).await,
+        (&Method::POST, "/") => aws(&shared, from, request, &request_id).await,
         (&Method::GET | &Method::HEAD, "/healthz") => {
             answer::text(StatusCode::OK, "ok\n", "text/plain", &request_id)
         }
@@ -61,7 +70,7 @@ pub async fn handle(
 }
 
 /// A request of one of AWS's protocols.
-async fn aws(shared: &Arc<Shared>, peer: SocketAddr, request: Request<Incoming>, id: &str) -> HttpAnswer {
+async fn aws(shared: &Arc<Shared>, from: Origin, request: Request<Incoming>, id: &str) -> HttpAnswer {
     let (head, body) = request.into_parts();
     let mut route = Route::of(&head);
     let body =
@@ -75,13 +84,13 @@ async fn aws(shared: &Arc<Shared>, peer: SocketAddr, request: Request<Incoming>,
             }
         };
     let begun = Instant::now();
-    let answered = respond(shared, peer, &head, body, &mut route, id).await;
+    let answered = respond(shared, from, &head, body, &mut route, id).await;
     let took = begun.elapsed();
     let (result, answer) = match answered {
         Ok(answer) => ("ok", answer),
         Err(failure) => (failure.code, answer::failure(&failure, route.protocol, id)),
     };
-    note(shared, peer, &route, result, took, id);
+    note(shared, from.peer, &route, result, took, id);
     answer
 }
 
@@ -120,7 +129,7 @@ async fn read(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Fa
 
 async fn respond(
     shared: &Arc<Shared>,
-    peer: SocketAddr,
+    from: Origin,
     head: &Parts,
     body: Zeroizing<Vec<u8>>,
     route: &mut Route,
@@ -128,12 +137,12 @@ async fn respond(
 ) -> Result<HttpAnswer, Failure> {
     route.read(&body);
     let protocol = route.protocol;
-    let (caller, region) = authenticate(shared, peer, head, &body, route)?;
+    let (caller, region) = authenticate(shared, from.peer, head, &body, route)?;
     let operation = std::mem::take(&mut route.operation);
     match (route.service, protocol) {
         (Service::Kms, _) => {
             let (session, recorder) = session(shared, caller, &region, id, protocol).await?;
-            let done = recorder.call(session, operation, body).await;
+            let done = recorder.call(from.thread, session, operation, body).await;
             Ok(answer::json(done.ok_or_else(fell_over)?.map_err(|e| Failure::kms(e, protocol))?, id))
         }
         (Service::CloudTrail, _) => {

@@ -5,6 +5,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -12,14 +14,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::credentials::Credentials;
-use super::handle::handle;
+use super::handle::{Origin, handle};
 use super::metrics::Metrics;
-use super::run::{MayWait, Recorder};
+use super::run::Recorder;
 use crate::iam::Region;
 use crate::iam::sigv4::SigningKeys;
 use crate::kms::{Clock, HomeError, Kms, Session, SystemClock};
@@ -34,6 +36,10 @@ const MAX_STREAMS: u32 = 32;
 const MAX_WORKERS: usize = 64;
 /// How long accepting rests after an error such as too many open files.
 const REST: Duration = Duration::from_millis(100);
+/// See [`tick`]; shorter than any timeout that is usual.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the end waits for work that nobody waits for any more.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +101,6 @@ pub struct Shared {
     pub metrics: Metrics,
     pub signing_keys: SigningKeys,
     regions: RwLock<HashMap<Region, OpenRegion>>,
-    may_wait: Arc<MayWait>,
 }
 
 /// A region that is open.
@@ -117,7 +122,7 @@ impl Shared {
             return Ok(open);
         }
         let session = self.kms.root_session(region)?;
-        let recorder = Recorder::new(self.may_wait.clone());
+        let recorder = Recorder::new(self.options.threads);
         // Two may have come first.
         Ok(self.regions.write().entry(region.clone()).or_insert(OpenRegion { session, recorder }).clone())
     }
@@ -125,7 +130,9 @@ impl Shared {
 
 /// A server that runs. Dropped, it ends at once; [`Self::stop`] ends it in order.
 pub struct Server {
-    runtime: Option<Runtime>,
+    /// The threads run as long as it is there.
+    stop: Option<watch::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
     address: SocketAddr,
     end: watch::Sender<bool>,
     done: Mutex<std::sync::mpsc::Receiver<()>>,
@@ -147,13 +154,17 @@ impl Server {
         if tls.is_none() && !address.ip().is_loopback() {
             return Err(ApiError::PlainHttp { address });
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(options.threads)
-            .max_blocking_threads(MAX_WORKERS)
-            .thread_name("kms-api")
-            .enable_all()
-            .build()?;
-        let may_wait = MayWait::of(options.threads);
+        let options = ServerOptions { threads: options.threads.max(1), ..options };
+        let mut runtimes = Vec::with_capacity(options.threads);
+        for _ in 0..options.threads {
+            let mut builder = Builder::new_current_thread();
+            builder.max_blocking_threads(MAX_WORKERS.div_ceil(options.threads)).thread_name("kms-work");
+            runtimes.push(builder.enable_all().build()?);
+        }
+        let lanes: Vec<Lane> = runtimes
+            .iter()
+            .map(|runtime| Lane { handle: runtime.handle().clone(), connections: Arc::default() })
+            .collect();
         let shared = Arc::new(Shared {
             kms,
             credentials,
@@ -161,20 +172,35 @@ impl Server {
             metrics: Metrics::new(),
             signing_keys: SigningKeys::default(),
             regions: RwLock::default(),
-            may_wait,
         });
         for region in shared.kms.home().regions()? {
             shared.region(&region)?;
         }
         listener.set_nonblocking(true)?;
-        let listener = {
-            let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
-        };
         let (end, ended) = watch::channel(false);
         let (finished, done) = std::sync::mpsc::channel();
-        runtime.spawn(accept(shared, listener, tls.map(TlsAcceptor::from), ended, finished));
-        Ok(Self { runtime: Some(runtime), address, end, done: Mutex::new(done) })
+        if let Some(first) = runtimes.first() {
+            let _inside = first.enter();
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            first.spawn(accept(shared, lanes, listener, tls.map(TlsAcceptor::from), ended, finished));
+        }
+        let (stop, stopped) = watch::channel(());
+        let mut threads = Vec::with_capacity(runtimes.len());
+        for runtime in runtimes {
+            let mut stopped = stopped.clone();
+            let thread = thread::Builder::new().name("kms-api".to_owned()).spawn(move || {
+                // Ends when the sender is gone.
+                let _ = runtime.block_on(async {
+                    tokio::select! {
+                        gone = stopped.changed() => gone,
+                        () = tick() => Ok(()),
+                    }
+                });
+                runtime.shutdown_timeout(LAST_WORK);
+            })?;
+            threads.push(thread);
+        }
+        Ok(Self { stop: Some(stop), threads, address, end, done: Mutex::new(done) })
     }
 
     /// Where it listens.
@@ -184,30 +210,60 @@ impl Server {
 
     /// Takes no more connections, answers the requests that are under way, and ends; at the latest after
     /// `grace`. True if all were answered.
-    pub fn stop(mut self, grace: Duration) -> bool {
+    pub fn stop(self, grace: Duration) -> bool {
         // Without a receiver nobody accepts any more.
         let _ = self.end.send(true);
         // The channel closes when the last connection is gone.
-        let answered =
-            self.done.lock().recv_timeout(grace) == Err(std::sync::mpsc::RecvTimeoutError::Disconnected);
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        }
-        answered
+        self.done.lock().recv_timeout(grace) == Err(std::sync::mpsc::RecvTimeoutError::Disconnected)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+        self.stop = None;
+        for thread in self.threads.drain(..) {
+            // A panic of the thread has been reported by its own message.
+            let _ = thread.join();
         }
     }
 }
 
-/// Takes connections until the end. Each holds a copy of `finished` as long as it lives.
+/// A thread of the network. A connection stays with the one that it was given to: threads that share them wake one
+/// another, which for a client that waits for each answer cost more than the answers.
+struct Lane {
+    handle: Handle,
+    connections: Arc<AtomicUsize>,
+}
+
+/// Keeps a timer that is due before those of requests. Without one the runtime wakes itself by a write to its eventfd
+/// for each timer that is set, which is for each request.
+async fn tick() {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+    }
+}
+
+/// A connection's place among its thread's.
+struct Seat(Arc<AtomicUsize>);
+
+impl Lane {
+    fn seat(&self) -> Seat {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Seat(self.connections.clone())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes connections until the end, each for the thread that has the fewest. Each holds a copy of `finished` as long as it lives.
 async fn accept(
     shared: Arc<Shared>,
+    lanes: Vec<Lane>,
     listener: tokio::net::TcpListener,
     tls: Option<TlsAcceptor>,
     mut ended: watch::Receiver<bool>,
@@ -231,16 +287,20 @@ async fn accept(
         };
         // Answers are small; waiting for more of them only delays.
         let _ = stream.set_nodelay(true);
+        let count = |(_, lane): &(usize, &Lane)| lane.connections.load(Ordering::Relaxed);
+        let Some((thread, lane)) = lanes.iter().enumerate().min_by_key(count) else { return };
+        let seat = lane.seat();
         let (shared, tls, ended, finished) = (shared.clone(), tls.clone(), ended.clone(), finished.clone());
-        tokio::spawn(async move {
+        let served = async move {
             shared.metrics.connections.inc();
-            let served = serve(&shared, stream, peer, tls, ended).await;
+            let served = serve(&shared, stream.into_std(), Origin { peer, thread }, tls, ended).await;
             shared.metrics.connections.dec();
             if let Err(error) = served {
                 tracing::debug!(%peer, "a connection ended: {error}");
             }
-            drop((place, finished));
-        });
+            drop((place, seat, finished));
+        };
+        lane.handle.spawn(served);
     }
 }
 
@@ -248,31 +308,33 @@ type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 async fn serve(
     shared: &Arc<Shared>,
-    stream: tokio::net::TcpStream,
-    peer: SocketAddr,
+    stream: std::io::Result<std::net::TcpStream>,
+    from: Origin,
     tls: Option<TlsAcceptor>,
     mut ended: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let Some(tls) = tls else { return http_1(shared, stream, peer, ended).await };
+    // It belongs to this thread from here on.
+    let stream = tokio::net::TcpStream::from_std(stream?)?;
+    let Some(tls) = tls else { return http_1(shared, stream, from, ended).await };
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(shared.options.body_timeout, tls.accept(stream)) => shaken,
         _ = ended.wait_for(|end| *end) => return Ok(()),
     };
     let stream = shaken.map_err(|_| "the TLS handshake took too long")??;
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http_2(shared, stream, peer, ended).await
+        http_2(shared, stream, from, ended).await
     } else {
-        http_1(shared, stream, peer, ended).await
+        http_1(shared, stream, from, ended).await
     }
 }
 
 async fn http_1(
     shared: &Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    peer: SocketAddr,
+    from: Origin,
     mut ended: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
-    let service = service_fn(|request| handle(shared.clone(), peer, request));
+    let service = service_fn(|request| handle(shared.clone(), from, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.options.head_timeout)
@@ -291,12 +353,12 @@ async fn http_1(
 async fn http_2(
     shared: &Arc<Shared>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
+    from: Origin,
     mut ended: watch::Receiver<bool>,
 ) -> Result<(), Fault> {
     let shared = shared.clone();
     let timeout = shared.options.head_timeout;
-    let service = service_fn(move |request| handle(shared.clone(), peer, request));
+    let service = service_fn(move |request| handle(shared.clone(), from, request));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(timeout)

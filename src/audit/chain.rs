@@ -118,19 +118,20 @@ fn link(before: &[u8; 32], sequence: u64, event: &[u8]) -> [u8; 32] {
     mac::sha256(&[labels::AUDIT_EVENT, before, &sequence.to_be_bytes(), event])
 }
 
-fn parse(key: &[u8], value: &[u8], due: u64) -> Result<Record, AuditError> {
+fn parse(key: &[u8], mut value: Vec<u8>, due: u64) -> Result<Record, AuditError> {
     let sequence = <[u8; 8]>::try_from(key)
         .map(u64::from_be_bytes)
         .map_err(|_| AuditError::Changed { sequence: due })?;
-    let (hash, event) = value.split_first_chunk::<32>().ok_or(AuditError::Changed { sequence })?;
-    Ok(Record { sequence, event: event.to_vec(), hash: *hash })
+    let hash = *value.first_chunk::<32>().ok_or(AuditError::Changed { sequence })?;
+    value.drain(..hash.len());
+    Ok(Record { sequence, event: value, hash })
 }
 
 /// The end of the chain as it stands.
 pub fn head(tx: &dyn ReadTx) -> Result<ChainHead, AuditError> {
     let last = tx.range(EVENTS, Bound::Unbounded, Bound::Unbounded, true, 1)?;
-    let Some((key, value)) = last.first() else { return Ok(ChainHead::EMPTY) };
-    let record = parse(key, value, 0)?;
+    let Some((key, value)) = last.into_iter().next() else { return Ok(ChainHead::EMPTY) };
+    let record = parse(&key, value, 0)?;
     Ok(ChainHead { sequence: record.sequence, hash: record.hash })
 }
 
@@ -152,7 +153,7 @@ pub fn append_after(tx: &mut dyn WriteTx, before: &ChainHead, event: &[u8]) -> R
 /// Up to `limit` events from number `from` on.
 pub fn read(tx: &dyn ReadTx, from: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
     let rows = tx.range(EVENTS, Bound::Included(&from.to_be_bytes()), Bound::Unbounded, false, limit)?;
-    rows.iter().zip(from..).map(|((key, value), due)| parse(key, value, due)).collect()
+    rows.into_iter().zip(from..).map(|((key, value), due)| parse(&key, value, due)).collect()
 }
 
 /// Up to `limit` events behind `before`, each of which fits the one before it.

@@ -230,7 +230,7 @@ pub fn uuid() -> Result<String, CryptoError> {
 }
 
 /// RFC 3339, in seconds.
-mod event_time {
+pub(super) mod event_time {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de};
 

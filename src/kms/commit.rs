@@ -11,7 +11,7 @@ use super::identity::Identities;
 use super::together::Record;
 use super::{KmsError, rows};
 use crate::audit;
-use crate::store::{Durability, Store};
+use crate::store::{Durability, Store, WriteTx};
 
 /// What a decision was made at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,14 @@ struct Entry {
     records: Vec<Record>,
     turn: Mutex<Turn>,
     wake: Condvar,
+}
+
+/// What came of records that nobody waited for.
+pub enum Tried {
+    /// For each, whether it was written.
+    Done(Vec<bool>),
+    /// Another is writing; they were not.
+    Busy(Vec<Record>),
 }
 
 enum Turn {
@@ -97,7 +105,10 @@ impl Commits {
         }
         // Whoever leads is in the queue: only a leader takes entries out, and there is one.
         let batch = std::mem::take(&mut self.0.lock().waiting);
-        let written = write(store, identities, &batch);
+        let written = store
+            .write(Durability::Soon)
+            .map_err(KmsError::from)
+            .and_then(|tx| write(tx, identities, batch.iter().flat_map(|entry| &entry.records)));
         self.hand_on();
         let mut good = written.as_ref().map(|good| good.iter().copied());
         let mut own = Ok(Vec::new());
@@ -115,6 +126,25 @@ impl Commits {
         own
     }
 
+    /// The same where nobody may wait: the records come back if another is writing.
+    pub fn try_submit_all(
+        &self,
+        store: &dyn Store,
+        identities: Option<&Identities>,
+        records: Vec<Record>,
+    ) -> Result<Tried, KmsError> {
+        if std::mem::replace(&mut self.0.lock().led, true) {
+            return Ok(Tried::Busy(records));
+        }
+        let done = match store.try_write(Durability::Soon) {
+            Ok(Some(tx)) => write(tx, identities, records.iter()).map(Tried::Done),
+            Ok(None) => Ok(Tried::Busy(records)),
+            Err(error) => Err(error.into()),
+        };
+        self.hand_on();
+        done
+    }
+
     fn hand_on(&self) {
         let mut queue = self.0.lock();
         match queue.waiting.first() {
@@ -124,16 +154,15 @@ impl Commits {
     }
 }
 
-fn write(
-    store: &dyn Store,
+fn write<'a>(
+    mut tx: Box<dyn WriteTx + '_>,
     identities: Option<&Identities>,
-    batch: &[Arc<Entry>],
+    records: impl Iterator<Item = &'a Record>,
 ) -> Result<Vec<bool>, KmsError> {
-    let mut tx = store.write(Durability::Soon)?;
     let generation = rows::generation(&*tx)?;
     let mut head = audit::head(&*tx)?;
-    let mut good = Vec::with_capacity(batch.len());
-    for record in batch.iter().flat_map(|entry| &entry.records) {
+    let mut good = Vec::new();
+    for record in records {
         let holds = match record.decided_at {
             None => true,
             Some(at) if at.generation != generation => false,

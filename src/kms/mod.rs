@@ -57,7 +57,7 @@ pub use service::{
 };
 pub use session::{Caller, Session};
 pub use simulate::Simulated;
-pub use together::Unrecorded;
+pub use together::{Answer, Unrecorded};
 pub use trail::TrailErrorKind;
 pub use usage::KeptKey;
 

@@ -31,7 +31,10 @@ use super::wire::{
 use super::{KmsError, KmsErrorKind};
 use crate::audit::{KMS_SOURCE, TRAIL_SOURCE};
 use crate::crypto::SecretVec;
+use std::io;
 use std::sync::Arc;
+
+use zeroize::Zeroizing;
 
 /// How an operation sees the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +90,11 @@ pub trait Operation: InTable + DeserializeOwned + Send + Sync {
     /// Its grant tokens.
     fn grant_tokens(&self) -> &[String] {
         &[]
+    }
+
+    /// It works with the key of a pair, which takes milliseconds.
+    fn takes_long(&self) -> bool {
+        false
     }
 
     /// Decide and do nothing.
@@ -188,8 +196,29 @@ operations! {
     DeleteCustomKeyStoreRequest, "DeleteCustomKeyStore", Read, read_only false;
 }
 
-/// Room for every answer that holds a plaintext, so that no copy of it stays where a smaller buffer was.
-const ANSWER: usize = 16 * 1024;
+/// Room for the usual answer. More would be wiped for nothing.
+const ANSWER: usize = 1024;
+
+/// Grows without leaving a copy where a smaller buffer was: an answer may hold a plaintext.
+struct Wiping(Zeroizing<Vec<u8>>);
+
+impl io::Write for Wiping {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let needed = self.0.len() + bytes.len();
+        if needed > self.0.capacity() {
+            let mut longer = Zeroizing::new(Vec::with_capacity(needed.max(2 * self.0.capacity())));
+            longer.extend_from_slice(&self.0);
+            // The one before is wiped here.
+            self.0 = longer;
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Reads a request, calls, and writes the answer.
 pub fn json<O: Operation>(session: &Session, body: &[u8]) -> std::result::Result<Vec<u8>, KmsError> {
@@ -205,9 +234,9 @@ pub fn json<O: Operation>(session: &Session, body: &[u8]) -> std::result::Result
             return Err(session.refuse_unread(O::ROW, KmsError::new(KmsErrorKind::Serialization, message)));
         }
     };
-    let mut answer = Vec::with_capacity(ANSWER);
+    let mut answer = Wiping(Zeroizing::new(Vec::with_capacity(ANSWER)));
     serde_json::to_writer(&mut answer, &session.call(request)?)
         .map_err(|e| KmsError::new(KmsErrorKind::Internal, e.to_string()))?;
     // AWS answers nothing where there is nothing to say.
-    Ok(if answer == b"null" { Vec::new() } else { answer })
+    Ok(if *answer.0 == b"null" { Vec::new() } else { std::mem::take(&mut *answer.0) })
 }

@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::cache::{Cache, DefaultPolicies, Key};
 use super::clock::Clock;
-use super::commit::{Commits, DecidedAt};
+use super::commit::{Commits, DecidedAt, Tried};
 use super::generation::GenerationFile;
 use super::home::HomeError;
 use super::identity::Identities;
@@ -31,8 +31,10 @@ use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
 const BEAT: Duration = Duration::from_millis(250);
 /// How often it does what need not be done at each look.
 const SLOW_BEAT: Duration = Duration::from_secs(1);
-/// How long the thread indexes the log at one look: it keeps up with full load, for a part of one core.
-const INDEX_FOR: Duration = Duration::from_millis(300);
+/// How long the thread indexes the log at one look, pauses included: it keeps up with full load.
+const INDEX_FOR: Duration = Duration::from_millis(200);
+/// It rests so many times as long as it worked, or requests would wait for its processor time and its transactions.
+const INDEX_RESTS: u32 = 3;
 /// Events about files that wait at most; the next one writes them.
 const WAITING_EVENTS: usize = 1000;
 
@@ -107,6 +109,15 @@ pub struct Core {
 struct Stop {
     now: Mutex<bool>,
     wake: Condvar,
+}
+
+impl Stop {
+    /// Waits so long. True if the thread is to end.
+    fn wait(&self, at_most: Duration) -> bool {
+        let mut now = self.now.lock();
+        self.wake.wait_while_for(&mut now, |now| !*now, at_most);
+        *now
+    }
 }
 
 /// Writes what a new region's store begins with.
@@ -280,6 +291,13 @@ impl Core {
         done
     }
 
+    /// The same without waiting; the records come back if another is writing.
+    pub fn try_commit_all(&self, records: Vec<Record>) -> Result<Tried, KmsError> {
+        let done = self.commits.try_submit_all(&self.store, Some(&self.identities), records);
+        self.has_grown();
+        done
+    }
+
     /// The log has events whose head is to be signed.
     pub fn has_grown(&self) {
         self.signer.has_grown();
@@ -436,13 +454,17 @@ impl Core {
     fn slow_beat(&self) {
         self.tick();
         self.report("signing the audit log's head", self.sign().map_err(KmsError::from));
-        self.report("indexing the audit log", self.index().map_err(KmsError::from));
     }
 
-    fn index(&self) -> Result<(), AuditError> {
+    fn index(&self, stop: &Stop) -> Result<(), AuditError> {
         let begun = Instant::now();
-        while audit::index(&self.store, 1)? && begun.elapsed() < INDEX_FOR {}
-        Ok(())
+        loop {
+            let block = Instant::now();
+            let more = audit::index(&self.store, 1)?;
+            if !more || stop.wait(block.elapsed() * INDEX_RESTS) || begun.elapsed() > INDEX_FOR {
+                return Ok(());
+            }
+        }
     }
 
     fn close(&self) {
@@ -454,17 +476,9 @@ impl Core {
 /// The thread.
 fn keep(core: &Core, stop: &Stop) {
     let mut slow = Instant::now();
-    loop {
-        {
-            let mut now = stop.now.lock();
-            if !*now {
-                stop.wake.wait_for(&mut now, BEAT);
-            }
-            if *now {
-                return;
-            }
-        }
+    while !stop.wait(BEAT) {
         core.report("writing events about files", core.flush());
+        core.report("indexing the audit log", core.index(stop).map_err(KmsError::from));
         if slow.elapsed() >= SLOW_BEAT {
             slow = Instant::now();
             core.slow_beat();

@@ -164,6 +164,10 @@ impl Session {
     /// The one entry.
     fn enter<O: Operation>(&self, via: Option<&'static str>, request: &O) -> Result<O::Response, KmsError> {
         let mut entry = Entry::new(self, via, O::ROW)?;
+        if request.takes_long() && entry.put_off() {
+            // Nobody sees it: the request is called anew by who may wait.
+            return Err(KmsError::new(KmsErrorKind::DependencyTimeout, "the request was put off"));
+        }
         let bounds = request.check().and_then(|()| {
             // A grant counts at once, so that its token gives nothing; but it must be one.
             let mut tokens = request.grant_tokens().iter();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
-use super::commit::DecidedAt;
+use super::commit::{DecidedAt, Tried};
 use super::region::RegionService;
 use super::session::Session;
 use super::{KmsError, KmsErrorKind};
@@ -53,8 +53,13 @@ pub type Hold = Arc<Mutex<Held>>;
 pub struct Unrecorded {
     region: Arc<RegionService>,
     record: Option<Record>,
-    answer: Result<Zeroizing<Vec<u8>>, KmsError>,
+    /// There is, or was, a record.
+    counts: bool,
+    answer: Answer,
 }
+
+/// What a request is answered with.
+pub type Answer = Result<Zeroizing<Vec<u8>>, KmsError>;
 
 impl Session {
     /// The first step of [`Self::call_json`]: decides and does, and records nothing. None: the operation, or the
@@ -70,14 +75,15 @@ impl Session {
             Held::Events(record) => Some(record),
             Held::Nothing => None,
         };
-        Some(Unrecorded { region: self.region_service().clone(), record, answer })
+        let counts = record.is_some();
+        Some(Unrecorded { region: self.region_service().clone(), record, counts, answer })
     }
 }
 
 impl Unrecorded {
     /// The second step: records all of them, those of one region in one transaction, and gives the answers in the
     /// same order. None in the place of one whose decision no longer holds, which was not recorded: it is to be called anew.
-    pub fn record(all: Vec<Self>) -> Vec<Option<Result<Zeroizing<Vec<u8>>, KmsError>>> {
+    pub fn record(all: Vec<Self>) -> Vec<Option<Answer>> {
         let mut answers = Vec::with_capacity(all.len());
         let mut all = all.into_iter().peekable();
         while let Some(first) = all.next() {
@@ -86,29 +92,47 @@ impl Unrecorded {
             while let Some(next) = all.next_if(|next| Arc::ptr_eq(&next.region, &region)) {
                 group.push(next);
             }
-            let (mut records, mut waiting) =
-                (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
-            for Self { record, answer, .. } in group {
-                // What failed before there was an event to write is no success.
-                waiting.push((record.is_some(), answer));
-                records.extend(record);
-            }
-            let recorded = region.commit_all(records);
-            let mut at = 0;
-            for (counts, answer) in waiting {
-                answers.push(match (&recorded, counts) {
-                    (_, false) => Some(answer.and_then(|_| Err(unrecorded()))),
-                    // What is not recorded is not answered: dropping the answer wipes it.
-                    (Err(error), true) => Some(Err(error.clone())),
-                    (Ok(good), true) => {
-                        at += 1;
-                        good.get(at - 1).is_some_and(|good| *good).then_some(answer)
-                    }
-                });
-            }
+            let records = group.iter_mut().filter_map(|one| one.record.take()).collect();
+            answers.extend(answered(group, region.commit_all(records)));
         }
         answers
     }
+
+    /// The same for requests of one region, without waiting: they come back if another is writing to the region's store.
+    pub fn try_record(mut all: Vec<Self>) -> Result<Vec<Option<Answer>>, Vec<Self>> {
+        let Some(region) = all.first().map(|one| one.region.clone()) else { return Ok(Vec::new()) };
+        if all.iter().any(|one| !Arc::ptr_eq(&one.region, &region)) {
+            return Err(all);
+        }
+        let records = all.iter_mut().filter_map(|one| one.record.take()).collect();
+        match region.try_commit_all(records) {
+            Ok(Tried::Done(good)) => Ok(answered(all, Ok(good))),
+            Err(error) => Ok(answered(all, Err(error))),
+            Ok(Tried::Busy(records)) => {
+                let mut records = records.into_iter();
+                for one in all.iter_mut().filter(|one| one.counts) {
+                    one.record = records.next();
+                }
+                Err(all)
+            }
+        }
+    }
+}
+
+/// The answers of requests whose records were taken out.
+fn answered(all: Vec<Unrecorded>, recorded: Result<Vec<bool>, KmsError>) -> Vec<Option<Answer>> {
+    let mut at = 0;
+    let answer = |Unrecorded { counts, answer, .. }| match (&recorded, counts) {
+        // What failed before there was an event to write is no success.
+        (_, false) => Some(answer.and_then(|_| Err(unrecorded()))),
+        // What is not recorded is not answered: dropping the answer wipes it.
+        (Err(error), true) => Some(Err(error.clone())),
+        (Ok(good), true) => {
+            at += 1;
+            good.get(at - 1).is_some_and(|good| *good).then_some(answer)
+        }
+    };
+    all.into_iter().map(answer).collect()
 }
 
 fn unrecorded() -> KmsError {

@@ -87,6 +87,9 @@ pub trait Store: Send + Sync {
     /// Begins a view that changes; there is one at a time, over all processes.
     fn write(&self, durability: Durability) -> Result<Box<dyn WriteTx + '_>>;
 
+    /// The same without waiting: None if another is changing the store.
+    fn try_write(&self, durability: Durability) -> Result<Option<Box<dyn WriteTx + '_>>>;
+
     /// When it returns, everything that was committed before the call is on disk.
     fn sync(&self) -> Result<()>;
 

@@ -4,7 +4,8 @@
 //! Durability. A commit with `synchronous=NORMAL` writes the log and does not sync it: it survives the
 //! process. A thread syncs the log's file within a second. `synchronous=FULL` syncs it at the commit, and
 //! with it every earlier commit. SQLite itself syncs the log before a checkpoint moves it into the database. The
-//! thread does that, so that a commit does not wait for it.
+//! thread does that, so that a commit does not wait for it: most of it beside the commits, and the few pages that came
+//! meanwhile between two of them, because the log begins anew only once all of it has been moved.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rusqlite::config::DbConfig;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params, params_from_iter};
 
@@ -27,16 +29,22 @@ const BUSY_SECONDS: u64 = 10;
 const PURGE_PATIENCE: Duration = Duration::from_millis(300);
 /// Bytes of the log from which on the thread moves it into the file.
 const CHECKPOINT_AT: u64 = 4 << 20;
-/// Pages of the log from which on the writer moves it itself: where writing never pauses, the thread does not
-/// reach its end, and it grows.
-const CHECKPOINT_PAGES: i64 = 8192;
+/// Bytes of the log that stay when it begins anew: to cut it and to let it grow again costs more than to overwrite it.
+const KEPT_LOG: i64 = 64 << 20;
+/// Moves beside commits, at most, until one had so few pages to move that commits may wait for the next.
+const CHECKPOINT_PASSES: usize = 4;
+/// So few.
+const CHECKPOINT_REST: i64 = 64;
+/// Pages of the log from which on the writer moves it itself: where another process always writes or reads, the
+/// thread does not reach its end, and it grows.
+const CHECKPOINT_PAGES: i64 = 32768;
 /// How late a commit may reach the disk, with room to do it in.
 const SYNC_EVERY: Duration = Duration::from_millis(500);
 
 /// A store in one file, with SQLite's `-wal` and `-shm` beside it.
 pub struct SqliteStore {
     path: PathBuf,
-    writer: Mutex<WriterConnection>,
+    writer: Arc<Mutex<WriterConnection>>,
     /// Connections that wait for the next reader.
     readers: Mutex<Vec<Connection>>,
     syncer: Arc<Syncer>,
@@ -85,15 +93,17 @@ impl SqliteStore {
             collection TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (collection, key)
         ) WITHOUT ROWID";
         writer.execute_batch(schema).map_err(|e| refused(e.to_string()))?;
+        let writer = WriterConnection { connection: writer, durability: Durability::Soon };
+        let writer = Arc::new(Mutex::new(writer));
         let syncer = Arc::new(Syncer { state: Mutex::default(), wake: Condvar::new() });
         let thread = {
-            let (syncer, path) = (syncer.clone(), path.to_owned());
-            thread::Builder::new().name("store-sync".to_owned()).spawn(move || syncer.run(&path))
+            let (syncer, writer, path) = (syncer.clone(), writer.clone(), path.to_owned());
+            thread::Builder::new().name("store-sync".to_owned()).spawn(move || syncer.run(&path, &writer))
         };
         let thread = Some(thread.map_err(|e| refused(e.to_string()))?);
         Ok(Self {
             path: path.to_owned(),
-            writer: Mutex::new(WriterConnection { connection: writer, durability: Durability::Soon }),
+            writer,
             readers: Mutex::default(),
             syncer,
             thread,
@@ -123,7 +133,7 @@ impl Drop for SqliteStore {
 
 impl Syncer {
     /// Syncs the log as long as commits come; the last time when the store closes.
-    fn run(&self, path: &Path) {
+    fn run(&self, path: &Path, writer: &Mutex<WriterConnection>) {
         let (mut log, log_path) = (None, wal_path(path));
         let mut state = self.state.lock();
         loop {
@@ -143,7 +153,7 @@ impl Syncer {
             // At the end the last connection's close does it.
             if dirty && !stop && fs::metadata(&log_path).is_ok_and(|m| m.len() > CHECKPOINT_AT) {
                 // Where it fails, the writer does it in its turn.
-                let _ = connect(path).and_then(|c| c.execute_batch("PRAGMA wal_checkpoint(PASSIVE)"));
+                let _ = checkpoint(path, writer);
             }
             if stop {
                 return;
@@ -151,6 +161,26 @@ impl Syncer {
             state = self.state.lock();
         }
     }
+}
+
+/// Moves the log into the file, so that the next commit begins it anew.
+fn checkpoint(path: &Path, writer: &Mutex<WriterConnection>) -> rusqlite::Result<()> {
+    let connection = connect(path)?;
+    // Pages that are moved by now, of those that were in the log when this pass began.
+    let pass = || -> rusqlite::Result<i64> {
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(2))
+    };
+    let mut moved = 0;
+    for _ in 0..CHECKPOINT_PASSES {
+        let before = std::mem::replace(&mut moved, pass()?);
+        // What comes in the meantime gets less from pass to pass.
+        if moved - before <= CHECKPOINT_REST {
+            break;
+        }
+    }
+    let _writer = writer.lock();
+    pass()?;
+    Ok(())
 }
 
 /// fdatasync of the log, opened anew if SQLite replaced it. (Its locks are on the other two files.)
@@ -192,8 +222,10 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // What is deleted is overwritten: key material must not stay in free pages.
     connection.pragma_update(None, "secure_delete", "ON")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    // A log that has been moved is cut to this.
-    connection.pragma_update(None, "journal_size_limit", CHECKPOINT_AT as i64)?;
+    // A log that has been moved is cut to this by the commit that begins it anew.
+    connection.pragma_update(None, "journal_size_limit", KEPT_LOG)?;
+    // Or a limit that is bound makes SQLite prepare its statement anew at each use, to plan for the number.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
 }
@@ -201,6 +233,27 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// One statement that stays prepared.
 fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+impl SqliteStore {
+    fn begin<'a>(
+        &'a self,
+        mut writer: MutexGuard<'a, WriterConnection>,
+        durability: Durability,
+        patience: Duration,
+    ) -> Result<Writer<'a>> {
+        writer.connection.busy_timeout(patience)?;
+        if writer.durability != durability {
+            let mode = match durability {
+                Durability::Soon => "NORMAL",
+                Durability::Synced => "FULL",
+            };
+            writer.connection.pragma_update(None, "synchronous", mode)?;
+            writer.durability = durability;
+        }
+        run(&writer.connection, "BEGIN IMMEDIATE")?;
+        Ok(Writer { store: self, writer, open: true })
+    }
 }
 
 impl Store for SqliteStore {
@@ -219,17 +272,20 @@ impl Store for SqliteStore {
         if self.full.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(StoreError::Full);
         }
-        let mut writer = self.writer.lock();
-        if writer.durability != durability {
-            let mode = match durability {
-                Durability::Soon => "NORMAL",
-                Durability::Synced => "FULL",
-            };
-            writer.connection.pragma_update(None, "synchronous", mode)?;
-            writer.durability = durability;
+        Ok(Box::new(self.begin(self.writer.lock(), durability, Duration::from_secs(BUSY_SECONDS))?))
+    }
+
+    fn try_write(&self, durability: Durability) -> Result<Option<Box<dyn WriteTx + '_>>> {
+        #[cfg(test)]
+        if self.full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(StoreError::Full);
         }
-        run(&writer.connection, "BEGIN IMMEDIATE")?;
-        Ok(Box::new(Writer { store: self, writer, open: true }))
+        let Some(writer) = self.writer.try_lock() else { return Ok(None) };
+        match self.begin(writer, durability, Duration::ZERO) {
+            Ok(writer) => Ok(Some(Box::new(writer))),
+            Err(StoreError::Busy { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn sync(&self) -> Result<()> {
@@ -575,6 +631,68 @@ mod tests {
         assert_eq!(everything(&open(&dir), "c").len(), 2);
         let mode = fs::metadata(dir.path().join("s.db")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn who_does_not_wait_is_told_that_another_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let stores = [open(&dir), open(&dir)];
+        for busy in &stores {
+            let tx = busy.write(Durability::Soon).unwrap();
+            let free: Vec<bool> = stores
+                .iter()
+                .map(|store| {
+                    // A thread holds one transaction of a store at most.
+                    thread::scope(|scope| {
+                        scope.spawn(|| store.try_write(Durability::Soon).unwrap().is_some()).join().unwrap()
+                    })
+                })
+                .collect();
+            assert_eq!(free, [false, false]);
+            drop(tx);
+        }
+        for (n, durability) in [(0, Durability::Soon), (1, Durability::Synced)] {
+            let mut tx = stores[n].try_write(durability).unwrap().unwrap();
+            tx.put("c", &[n as u8], b"v").unwrap();
+            tx.commit().unwrap();
+        }
+        assert_eq!(everything(&stores[0], "c").len(), 2);
+    }
+
+    #[test]
+    fn the_log_begins_anew_though_writing_goes_on() {
+        const PAGES: u8 = 200;
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let put = |n: u8| {
+            let mut tx = store.write(Durability::Soon).unwrap();
+            tx.put("c", &[n], &[n; 3000]).unwrap();
+            tx.commit().unwrap();
+        };
+        for n in 0..PAGES {
+            put(n);
+        }
+        let path = dir.path().join("s.db");
+        let pages = || {
+            let sql = "PRAGMA wal_checkpoint(NOOP)";
+            connect(&path).unwrap().query_row(sql, [], |row| row.get::<_, i64>(1)).unwrap()
+        };
+        let before = pages();
+        let (begin, begun) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for n in 0..PAGES / 4 {
+                    put(n);
+                    begin.send(()).unwrap();
+                }
+            });
+            begun.recv().unwrap();
+            checkpoint(&path, &store.writer).unwrap();
+        });
+        put(0);
+        let after = pages();
+        assert!(after < before, "{before} pages, then {after}");
+        assert_eq!(everything(&store, "c").len(), usize::from(PAGES));
     }
 
     #[test]

@@ -3,7 +3,8 @@
     load.py PREFIX URL PID SECONDS OPERATION,... CONNECTIONS,...
 
 Credentials, if the server wants particular ones, are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the requests are signed by
-botocore. A signature holds for 15 minutes, so each row signs its own. Prints a tab-separated line for each row: prefix,
+botocore. A signature holds for 15 minutes, so each row signs its own. SECONDS may be a part of one: then each row has a second's
+rest before it (scripts/bench-server --alone). Prints a tab-separated line for each row: prefix,
 operation, connections, requests per second, the same per second of the server's processor time, p50 and p99 in
 milliseconds, answers that were no success, the server's resident memory in KiB.
 """
@@ -15,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 
@@ -74,9 +76,14 @@ def measure(operation, body, count, script):
     # Some servers answer without Content-Length and close; wrk connects again.
     with open(script, "w") as file:
         file.write("\n".join(lines) + "\n")
-    used = processor()
     wrk = ["wrk", "-t1", f"-c{count}", f"-d{seconds}s", "--timeout", "10s", "--latency", "-s", script, url + "/"]
-    out = subprocess.run(wrk, check=True, capture_output=True, text=True).stdout
+    whole = float(seconds) >= 1
+    if not whole:
+        # wrk counts whole seconds; interrupted, it tells what it has.
+        wrk = ["timeout", "--signal=INT", seconds, *wrk[:3], "-d10s", *wrk[4:]]
+        time.sleep(1)
+    used = processor()
+    out = subprocess.run(wrk, check=whole, capture_output=True, text=True).stdout
     used = processor() - used
     requests = int(re.search(r"(\d+) requests in", out)[1])
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])

@@ -80,6 +80,10 @@ impl Cipher {
         }
     }
 
+    fn takes_long(name: Option<&str>) -> bool {
+        matches!(Self::of(name), Ok(Self::Oaep(_)))
+    }
+
     /// The bounds of the fields that go with an algorithm: RSA has no context, and names no key in its ciphertexts.
     fn check(
         name: Option<&str>,
@@ -209,6 +213,10 @@ impl Operation for EncryptRequest {
         &self.grant_tokens
     }
 
+    fn takes_long(&self) -> bool {
+        Cipher::takes_long(self.encryption_algorithm.as_deref())
+    }
+
     fn dry_run(&self) -> bool {
         self.dry_run
     }
@@ -256,6 +264,10 @@ impl Operation for DecryptRequest {
 
     fn grant_tokens(&self) -> &[String] {
         &self.grant_tokens
+    }
+
+    fn takes_long(&self) -> bool {
+        Cipher::takes_long(self.encryption_algorithm.as_deref())
     }
 
     fn dry_run(&self) -> bool {
@@ -331,6 +343,11 @@ impl Operation for ReEncryptRequest {
 
     fn grant_tokens(&self) -> &[String] {
         &self.grant_tokens
+    }
+
+    fn takes_long(&self) -> bool {
+        let (from, to) = self.algorithms();
+        Cipher::takes_long(from) || Cipher::takes_long(to)
     }
 
     fn dry_run(&self) -> bool {

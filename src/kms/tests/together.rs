@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::audit::Filter;
 use crate::iam::AccountId;
+use crate::store::{Durability, Store};
 
 fn root() -> Caller {
     Caller::root(ACCOUNT.parse::<AccountId>().unwrap())
@@ -96,11 +97,45 @@ fn what_cannot_be_recorded_is_not_answered() {
 }
 
 #[test]
+fn who_may_not_wait_gets_them_back_while_another_writes() {
+    let bench = Bench::new();
+    let session = bench.session();
+    let key = make(&session);
+    let body = json!({"KeyId": key, "Plaintext": "AAAA"});
+    let mut all: Vec<_> =
+        ["a", "b"].iter().map(|id| decide(&session, id, "Encrypt", &body).unwrap()).collect();
+    all.insert(1, decide(&session, "unread", "Decrypt", &json!([])).unwrap());
+    let other = bench.another().root_session(&region()).unwrap();
+    let tx = other.region_service().store.write(Durability::Soon).unwrap();
+    let all = Unrecorded::try_record(all).err().unwrap();
+    drop(tx);
+    let answers = Unrecorded::try_record(all).ok().unwrap();
+    let good: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().is_ok()).collect();
+    assert_eq!(good, [true, false, true]);
+    for (id, due) in [("a", names("Encrypt", None)), ("b", names("Encrypt", None))] {
+        assert_eq!(event(&session, id), due);
+    }
+    assert_eq!(event(&session, "unread"), names("Decrypt", Some("SerializationException")));
+    session.verify_log(None).unwrap();
+}
+
+#[test]
 fn changes_and_what_takes_long_are_not_decided_so() {
     let bench = Bench::new();
     let session = bench.session();
     for operation in ["CreateKey", "ListKeys", "GenerateDataKeyPair", "Sign", "NoSuchThing"] {
         assert!(decide(&session, "other", operation, &json!({})).is_none(), "{operation}");
+    }
+    for (operation, algorithm) in [
+        ("Encrypt", "EncryptionAlgorithm"),
+        ("Decrypt", "EncryptionAlgorithm"),
+        ("ReEncrypt", "SourceEncryptionAlgorithm"),
+        ("ReEncrypt", "DestinationEncryptionAlgorithm"),
+    ] {
+        let mut body = json!({"KeyId": "alias/pair", "SourceKeyId": "alias/pair", "DestinationKeyId": "alias/pair",
+            "Plaintext": "AAAA", "CiphertextBlob": "AAAA"});
+        body[algorithm] = json!("RSAES_OAEP_SHA_256");
+        assert!(decide(&session, "other", operation, &body).is_none(), "{operation}");
     }
     assert_eq!(event(&session, "other"), None);
     let keys = json(&session, "ListKeys", json!({})).unwrap();
