@@ -49,22 +49,21 @@ impl Clock {
     }
 }
 
+/// Whether a pack of so many pages still stands.
+pub type Usable = Box<dyn FnMut(&Id, u64) -> Result<bool>>;
+
 /// What an earlier pass saw, read along with this one.
 pub struct Prior {
     reader: Reader<Box<dyn Read + Send>>,
     tables: Tables,
     /// Packs that are not there any more, or not whole.
-    usable: Box<dyn FnMut(&Id, u64) -> Result<bool>>,
+    usable: Usable,
     waiting: Option<Entry>,
 }
 
 impl Prior {
     /// Entries in `reader`, whose places are those of `tables`. `usable` tells whether a pack still stands.
-    pub fn new(
-        reader: Reader<Box<dyn Read + Send>>,
-        tables: Tables,
-        usable: Box<dyn FnMut(&Id, u64) -> Result<bool>>,
-    ) -> Result<Self> {
+    pub fn new(reader: Reader<Box<dyn Read + Send>>, tables: Tables, usable: Usable) -> Result<Self> {
         let mut prior = Self { reader, tables, usable, waiting: None };
         prior.waiting = prior.reader.next_entry()?;
         Ok(prior)

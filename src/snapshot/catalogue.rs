@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::capture::Usable;
 use super::depot::{Depot, PACKS, SNAPSHOTS, descriptor_path, manifest_path, pack_path};
 use super::descriptor::{Descriptor, Id, MAX_DESCRIPTOR, check_name};
 use super::error::{On, Result, SnapshotError};
@@ -183,7 +184,7 @@ impl Fixed for DepotFile {
 }
 
 /// Whether a pack stands in a depot, whole; asked once for each.
-pub fn pack_checker(depot: Arc<dyn Depot>) -> Box<dyn FnMut(&Id, u64) -> Result<bool>> {
+pub(super) fn pack_checker(depot: Arc<dyn Depot>) -> Usable {
     let mut known = std::collections::HashMap::new();
     Box::new(move |id, pages| {
         if let Some(there) = known.get(id) {

@@ -173,7 +173,7 @@ pub struct Entry {
 #[derive(Serialize, Deserialize)]
 enum Record {
     Head { version: u32, snapshot: [u8; 16] },
-    Entry(Entry),
+    Entry(Box<Entry>),
     End { entries: u64 },
 }
 
@@ -261,7 +261,7 @@ impl<W: Write> Records<W> {
     pub fn push(&mut self, entry: Entry) -> Result<()> {
         self.order.step(&entry)?;
         self.entries += 1;
-        self.put(&Record::Entry(entry))
+        self.put(&Record::Entry(Box::new(entry)))
     }
 
     /// Ends; the stream, flushed.
@@ -343,7 +343,7 @@ impl<R: Read> Reader<R> {
                 self.order.step(&entry)?;
                 check(&entry, self.packs.as_deref())?;
                 self.entries += 1;
-                Ok(Some(entry))
+                Ok(Some(*entry))
             }
             Record::End { entries } if entries == self.entries => {
                 self.ended = true;
@@ -425,7 +425,7 @@ fn check(entry: &Entry, packs: Option<&[u64]>) -> Result<()> {
         end = in_file;
         if let Some(packs) = packs {
             let in_pack = packs.get(pack as usize).zip(pack_page.checked_add(pages));
-            if !in_pack.is_some_and(|(pages, end)| end <= *pages) {
+            if in_pack.is_none_or(|(pages, end)| end > *pages) {
                 return bad("has pieces that lie outside of their pack");
             }
         }
@@ -540,7 +540,7 @@ impl Manifest {
         match take(&mut ContentReader::small(self.content.clone(), offset), &mut buffer)? {
             Record::Entry(entry) => {
                 check(&entry, Some(&self.pages))?;
-                Ok(entry)
+                Ok(*entry)
             }
             Record::Head { .. } | Record::End { .. } => Err(SnapshotError::damaged("no entry stands there")),
         }

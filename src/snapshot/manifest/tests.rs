@@ -31,7 +31,7 @@ fn entry(depth: u32, name: &str, kind: Kind) -> Entry {
         settled: true,
         target: if kind == Kind::Symlink { b"t".to_vec() } else { Vec::new() },
         xattrs: vec![(b"user.a".to_vec(), vec![1])],
-        stored: file.then(|| Stored { extents, digest: [7; 32], key: Some(0) }),
+        stored: file.then_some(Stored { extents, digest: [7; 32], key: Some(0) }),
     }
 }
 
@@ -106,7 +106,7 @@ fn disorder_is_refused_by_writer_and_reader() {
         // As somebody else might have written it.
         let mut records = Records::new(Vec::new(), Id([1; 16])).unwrap();
         for entry in &entries {
-            records.put(&Record::Entry(entry.clone())).unwrap();
+            records.put(&Record::Entry(Box::new(entry.clone()))).unwrap();
         }
         records.entries = entries.len() as u64;
         assert!(matches!(read(&records.finish().unwrap()), Err(SnapshotError::Damaged(_))), "{entries:?}");
