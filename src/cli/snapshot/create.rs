@@ -12,7 +12,7 @@ use super::super::control::{Control, Held};
 use super::super::error::{CliError, Result};
 use super::super::global::Global;
 use super::super::service::{self, Service};
-use super::super::{daemon, mounts, output};
+use super::super::{daemon, known, mounts, output};
 use super::common::{self, progress, size, time};
 use super::place::{self, S3, failed};
 use crate::snapshot::SnapshotError;
@@ -107,6 +107,9 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let created = created.map_err(told)?;
     if let Some(reason) = &created.parent_unusable {
         output::warn(&format!("everything was copied, for the newest snapshot cannot be used: {reason}"));
+    }
+    if args.to.is_some() {
+        known::depot(global, &depot.location());
     }
     show(args, &created, &depot.location(), live)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::super::error::{CliError, Result};
 use super::super::global::Global;
-use super::super::{daemon, output};
+use super::super::{daemon, known, output};
 use super::common::{self, progress, size, threads};
 use super::place::{Named, failed};
 use crate::snapshot::dir::SnapshotDir;
@@ -51,6 +51,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let done = restore::restore(&opened, &target, &*service.ledger, threads(args.threads), &seen);
     bar.finish_and_clear();
     let done = done.map_err(failed)?;
+    known::volume(global, &args.target);
     if done.owners_lost > 0 {
         output::warn(&format!(
             "{} entries belong to whoever restored them, not to their owners: only root may give them away",
