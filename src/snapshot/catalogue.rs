@@ -201,7 +201,7 @@ pub(super) fn pack_checker(depot: Arc<dyn Depot>) -> Usable {
 }
 
 /// Reads bytes of a pack; fewer than there should be are damage.
-pub(super) fn read_pages(depot: &dyn Depot, pack: &Id, offset: u64, buf: &mut [u8]) -> Result<()> {
+pub(super) fn read_pack(depot: &dyn Depot, pack: &Id, offset: u64, buf: &mut [u8]) -> Result<()> {
     let path = pack_path(&pack.0);
     let read = depot.read_at(&path, offset, buf);
     let read = match read {

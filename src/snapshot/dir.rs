@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::sync::Arc;
 
-use super::catalogue::{Opened, read_pages};
+use super::catalogue::{Opened, read_pack};
 use super::depot::Depot;
 use super::descriptor::{Descriptor, Pack};
 use super::error::{Result, SnapshotError};
@@ -314,7 +314,7 @@ pub(super) fn read_stored(
             .ok_or_else(|| SnapshotError::damaged("the manifest names a pack that snapshot.json does not"))?;
         let at = extent.pack_page * PAGE + (start - first);
         let piece = &mut buf[(start - offset) as usize..(stop - offset) as usize];
-        read_pages(depot, &pack.id, at, piece)?;
+        read_pack(depot, &pack.id, at, piece)?;
     }
     Ok(())
 }

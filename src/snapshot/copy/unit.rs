@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::super::catalogue::read_pages;
+use super::super::catalogue::read_pack;
 use super::super::depot::{Depot, Sink, pack_path};
 use super::super::descriptor::{Id, Pack};
 use super::super::error::{On, Result, SnapshotError};
@@ -374,7 +374,7 @@ impl Packed<'_> {
             let piece = &mut pages[((start - first) * PAGE) as usize..((at - first) * PAGE) as usize];
             let pack = self.source.snapshot.packs.get(extent.pack as usize);
             let pack = pack.ok_or_else(|| SnapshotError::damaged("a pack that is not named"))?;
-            read_pages(self.source.depot, &pack.id, extent.pack_page + start - extent.page, piece)?;
+            read_pack(self.source.depot, &pack.id, (extent.pack_page + start - extent.page) * PAGE, piece)?;
         }
         pages[((at - first) * PAGE) as usize..].fill(0);
         Ok(())
