@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::super::error::{CliError, Result};
 use super::super::global::{Global, Which};
 use super::super::service::Service;
-use super::super::{daemon, output, service};
+use super::super::{daemon, known, output, service};
 use super::common;
 use super::place::{self, Named};
 use crate::iam::{AccountId, Region};
@@ -95,6 +95,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     };
     let from = From { depot: from.depot, name: from.name, service: source };
     let report = copied(&from, &to, args)?;
+    known::depot(global, &to.depot.location());
     if args.rewrap {
         output::warn(
             "--rewrap keeps the volume key and the data keys: who knows one, or can open the old snapshot, can read the copy \
