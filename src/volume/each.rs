@@ -46,6 +46,9 @@ impl Failures {
 /// What is done with a file of a directory.
 pub(super) type Work<'a> = dyn Fn(&dyn Dir, &[u8]) -> Result<()> + Sync + 'a;
 
+/// What is done with some files of a directory; an outcome for each.
+pub(super) type BatchWork<'a> = dyn Fn(&dyn Dir, &[Vec<u8>]) -> Vec<Result<()>> + Sync + 'a;
+
 /// A directory to go through: one with its path from the root, or the name of one below that.
 type Waiting = (Arc<dyn Dir>, Arc<[u8]>, Option<Vec<u8>>);
 
@@ -128,7 +131,7 @@ pub(super) fn each_batch(
     root: &Arc<dyn Dir>,
     below: &[Vec<u8>],
     threads: usize,
-    work: &(dyn Fn(&dyn Dir, &[Vec<u8>]) -> Vec<Result<()>> + Sync),
+    work: &BatchWork,
 ) -> Result<Failures> {
     type Batch = (Arc<dyn Dir>, Arc<[u8]>, Vec<Vec<u8>>);
     let failures = Mutex::new(Failures::default());

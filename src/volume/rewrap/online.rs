@@ -184,7 +184,7 @@ impl Core {
                 feed(&mut Walk { core: self, goes_on: &goes_on, failures: &failures, give })
             })
         };
-        walk(&mut |walk| walk.from_root(&job.options.below))?;
+        walk(&mut |walk| walk.below_root(&job.options.below))?;
         while goes_on() && !job.options.dry_run {
             let moved = {
                 // Whoever is renaming has noted it when the gate is closed.
@@ -339,7 +339,7 @@ impl Core {
 
 impl<'a> Walk<'a, '_> {
     /// From where stored names lead to.
-    fn from_root(&mut self, below: &[Vec<u8>]) -> Result<()> {
+    fn below_root(&mut self, below: &[Vec<u8>]) -> Result<()> {
         let core = self.core;
         // The kernel keeps the root, and so does one more.
         core.nodes.keep(ROOT);
