@@ -16,9 +16,8 @@ pub fn volume(global: &Global, path: &Path) {
     told(global, find_volume(path));
 }
 
-/// Notes that snapshots are kept at a directory or an address (s3://bucket/prefix). Those in a volume's own depot are found
-/// by the volume. A note that cannot be made is told by a warning.
-#[allow(dead_code, reason = "for the commands that make snapshots")]
+/// Notes that snapshots are kept at a directory or an address (s3://bucket/prefix). A note that cannot be made is told by a
+/// warning.
 pub fn depot(global: &Global, location: &str) {
     told(global, Some(find_depot(location)));
 }
@@ -42,14 +41,16 @@ fn find_volume(path: &Path) -> Option<Place> {
     Some(Place::new(PlaceKind::Volume, &path, &id, &descriptor.region, Timestamp::now()))
 }
 
+/// A volume's own depot is found by the volume.
 fn find_depot(location: &str) -> Place {
     let path = Path::new(location);
-    let whole = if location.contains("://") {
-        path.into()
-    } else {
-        path.canonicalize().unwrap_or_else(|_| path.into())
+    let whole = match path.canonicalize() {
+        Ok(whole) if !location.contains("://") => whole,
+        _ => path.to_owned(),
     };
-    Place::new(PlaceKind::Depot, &whole, "", "", Timestamp::now())
+    let own = whole.ends_with(".kmsfs/snapshots").then(|| whole.ancestors().nth(2)).flatten();
+    let volume = own.and_then(find_volume);
+    volume.unwrap_or_else(|| Place::new(PlaceKind::Depot, &whole, "", "", Timestamp::now()))
 }
 
 fn told(global: &Global, place: Option<Place>) {

@@ -731,7 +731,7 @@ mod tests {
             }
             tx.commit().unwrap();
         }
-        let gone = |n: u32| n % 3 == 0;
+        let gone = |n: u32| n.is_multiple_of(3);
         for n in (0..600).filter(|n| gone(*n)) {
             let mut tx = store.write(Durability::Soon).unwrap();
             assert!(tx.delete("material", &part(n + 100_000, 0).to_be_bytes()).unwrap());

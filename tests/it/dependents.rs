@@ -243,6 +243,32 @@ fn snapshots_are_counted_by_what_they_say() {
 }
 
 #[test]
+fn snapshots_and_their_copies_are_known_from_when_they_are_made() {
+    let bed = bed(3);
+    bed.run(["snapshot", "create", "vault", "--name", "one"]);
+    bed.run(["snapshot", "create", "vault", "--name", "two", "--to", "depot"]);
+    let copy = ["snapshot", "copy", "two", "--in", "depot", "--to", "us-east-1", "--key", "alias/copies"];
+    bed.run(["key", "create", "--alias", "alias/copies"]);
+    bed.run([&copy[..], &["--dest", "copies", "--name", "copy"]].concat());
+    let found = dependents(&bed, KEY);
+    assert_eq!(
+        (count(&found["volumes"]), count(&found["snapshots"]), count(&found["unknown"])),
+        (1, 2, 0),
+        "{found}"
+    );
+    for snapshot in found["snapshots"].as_array().unwrap() {
+        assert_eq!((numbers(snapshot), snapshot["volume_key"].as_str()), ([3, 0, 3], Some("alone")));
+    }
+    let copied = dependents(&bed, "alias/copies");
+    assert_eq!((count(&copied["volumes"]), numbers(&copied["snapshots"][0])), (0, [3, 0, 3]), "{copied}");
+    // What is restored hangs on the key as the snapshot does.
+    bed.run(["snapshot", "restore", "copy", "--in", "copies", "back"]);
+    assert_eq!(numbers(&dependents(&bed, "alias/copies")["volumes"][0]), [3, 0, 3]);
+    let (code, error) = bed.refused_with(["key", "schedule-deletion", KEY]);
+    assert!(code == 2 && error.contains("3 files of 1 volume, and 6 files of 2 snapshots,"), "{error}");
+}
+
+#[test]
 fn imported_material_and_related_keys_have_a_word_of_their_own() {
     let bed = Bed::without_volume();
     bed.run(["init", "spare"]);
