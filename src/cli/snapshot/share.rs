@@ -43,7 +43,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let account = global.account.as_str();
     let sharing = Sharing::new(&snapshot, account).map_err(place::failed)?;
     if let Some(role) = &args.role
-        && !role.strip_prefix(&format!("arn:aws:iam::{account}:role/")).is_some_and(|name| !name.is_empty())
+        && role.strip_prefix(&format!("arn:aws:iam::{account}:role/")).is_none_or(str::is_empty)
     {
         return Err(CliError::Usage(format!("{role} is not the ARN of a role of account {account}")));
     }
