@@ -7,6 +7,7 @@ mod control;
 mod daemon;
 mod demo;
 mod dependents;
+mod edk;
 mod error;
 mod files;
 mod global;
@@ -21,10 +22,13 @@ mod mount;
 mod mounts;
 mod output;
 mod outside;
+mod recover;
+mod rekey;
 mod rewrap;
 mod secret;
 mod serve;
 mod service;
+mod shred;
 mod snapshot;
 mod status;
 mod umount;
@@ -63,6 +67,10 @@ enum Verb {
     Rewrap(rewrap::Args),
     Hold(hold::Args),
     Snapshot(snapshot::Args),
+    Edk(edk::Args),
+    Recover(recover::Args),
+    Rekey(rekey::Args),
+    Shred(shred::Args),
     Key(key::Args),
     Alias(alias::Args),
     Iam(iam::Args),
@@ -128,6 +136,10 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Rewrap(args) => rewrap::run(global, args)?,
         Verb::Hold(args) => return hold::run(args),
         Verb::Snapshot(args) => return snapshot::run(global, args),
+        Verb::Edk(args) => edk::run(global, args)?,
+        Verb::Recover(args) => recover::run(global, args)?,
+        Verb::Rekey(args) => rekey::run(global, args)?,
+        Verb::Shred(args) => shred::run(args)?,
         Verb::Key(args) => key::run(global, args)?,
         Verb::Alias(args) => alias::run(global, args)?,
         Verb::Iam(args) => return iam::run(global, args),

@@ -219,7 +219,8 @@ impl Plan<'_> {
             Some(_) => Some(daemon::open_log(&self.log).map_err(|e| CliError::io("the log", &self.log, e))?),
             None => None,
         };
-        let options = how.volume_options(source, &service);
+        let regions = service::regions(&self.global, source.passphrase.clone());
+        let options = VolumeOptions { regions, ..how.volume_options(source, &service) };
         let volume = Volume::open(dir, service.keys, service.ledger, options);
         let volume = Arc::new(volume.map_err(|e| CliError::volume(path, e))?);
         known::volume(&self.global, path);

@@ -60,15 +60,17 @@ pub struct Args {
 }
 
 /// A volume's root, open, and what was named in it.
-struct Target {
-    root: PathBuf,
-    dir: Arc<dyn Dir>,
+pub struct Target {
+    /// The root.
+    pub root: PathBuf,
+    /// The same, open.
+    pub dir: Arc<dyn Dir>,
     place: Place,
 }
 
 impl Target {
     /// Finds the volume above a path, or behind the mount that it is seen through.
-    fn find(path: &Path) -> Result<Self> {
+    pub fn find(path: &Path) -> Result<Self> {
         let whole = path.canonicalize().map_err(|e| CliError::io("the volume", path, e))?;
         let names = |below: &Path| below.iter().map(|name| name.as_bytes().to_vec()).collect();
         let root = whole.ancestors().find(|above| above.join("kmsfs.json").exists());
@@ -92,7 +94,7 @@ impl Target {
     }
 
     /// The names in the backing directory that lead there.
-    fn below(&self) -> Result<&[Vec<u8>]> {
+    pub fn below(&self) -> Result<&[Vec<u8>]> {
         match &self.place {
             Place::Stored(names) => Ok(names),
             Place::Seen(names) if names.is_empty() => Ok(names),
@@ -103,7 +105,8 @@ impl Target {
         }
     }
 
-    fn failed(&self, error: VolumeError) -> CliError {
+    /// An error of the volume.
+    pub fn failed(&self, error: VolumeError) -> CliError {
         CliError::volume(&self.root, error)
     }
 }
@@ -111,11 +114,13 @@ impl Target {
 /// Threads that ask a key service over a network, where most wait.
 const OVER_A_NETWORK: u16 = 16;
 
-fn usual_threads(kms: Which) -> usize {
+/// Threads that ask the key service where nothing else is said.
+pub fn usual_threads(kms: Which) -> usize {
     if kms == Which::Aws { OVER_A_NETWORK.into() } else { processors() }
 }
 
-fn processors() -> usize {
+/// Threads where nothing else is said.
+pub fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -252,7 +257,7 @@ impl<'a> Services<'a> {
 }
 
 /// On the terminal, if standard error is one.
-fn progress(total: u64) -> ProgressBar {
+pub fn progress(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
     let template = "{wide_bar} {human_pos} of {human_len} files, {per_sec}, {eta} left";
     // A template that does not parse leaves the plain bar.
@@ -281,7 +286,8 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     ])
 }
 
-fn files(count: u64) -> String {
+/// A number of files, in words.
+pub fn files(count: u64) -> String {
     format!("{count} file{}", if count == 1 { "" } else { "s" })
 }
 
@@ -290,7 +296,7 @@ fn shown(material: Option<&str>) -> String {
 }
 
 /// An error if something failed; the first few by warnings.
-fn told(failed: &Failures, what: &str) -> Result<()> {
+pub fn told(failed: &Failures, what: &str) -> Result<()> {
     if failed.count == 0 {
         return Ok(());
     }

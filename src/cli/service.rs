@@ -15,10 +15,11 @@ use crate::kms::home::{Home, HomeError, Kms, KmsOptions};
 use crate::kms::identity::IdentitySession;
 use crate::kms::root::RootKeyError;
 use crate::kms::wire::{CreateAliasRequest, CreateKeyRequest, ListAliasesRequest, ListAliasesResponse};
-use crate::kms::{Caller, KeyHolder, KeyService, KmsErrorKind, Ledger, Session};
+use crate::kms::{Caller, KeyHolder, KeyService, KmsError, KmsErrorKind, Ledger, Session};
 use crate::volume::VolumeError;
 use crate::volume::descriptor::Descriptor;
 use crate::volume::disk::Dir;
+use crate::volume::recipients::OtherRegions;
 
 /// What a volume needs: the key service that has its keys, in one region, and the log of what happens to its files.
 pub struct Service {
@@ -64,6 +65,17 @@ impl Service {
         }
     }
 
+    /// That of a volume's own region, whichever --region names.
+    pub fn at_home(
+        global: &Global,
+        path: &Path,
+        descriptor: &Descriptor,
+        passphrase: Option<SecretVec>,
+    ) -> Result<Self> {
+        agree(global, descriptor, false)?;
+        Self::in_region(global, global.kms, &region_of(path, descriptor)?, passphrase)
+    }
+
     /// AWS KMS in a region; its calls are recorded in that region of the home, which is made if it is not there.
     pub fn aws(global: &Global, region: &Region, passphrase: Option<SecretVec>) -> Result<Self> {
         if global.principal.is_some() {
@@ -80,6 +92,22 @@ impl Service {
         // Not the log itself: its generation says nothing of keys at AWS.
         Ok(Self { keys: keys.clone(), ledger: keys, region: region.clone() })
     }
+}
+
+/// All regions of the key service that --kms names, for a volume that has recipients there.
+pub fn regions(global: &Global, passphrase: Option<SecretVec>) -> OtherRegions {
+    let global = global.clone();
+    OtherRegions::new(move |region| {
+        let failed = |why: String| {
+            VolumeError::Key(KmsError::new(
+                KmsErrorKind::NotFound,
+                format!("The key is in region {region:?}, which cannot be used here: {why}"),
+            ))
+        };
+        let name: Region = region.parse().map_err(|e: IamError| failed(e.to_string()))?;
+        let service = Service::in_region(&global, global.kms, &name, passphrase.clone());
+        Ok(service.map_err(|e| failed(e.to_string()))?.keys)
+    })
 }
 
 /// A volume's keys must be at the key service that --kms names, or be going to come there.
@@ -143,7 +171,7 @@ pub fn session(global: &Global) -> Result<Session> {
 }
 
 /// With a passphrase that was asked for before.
-fn session_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Session> {
+pub fn session_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Session> {
     begin(global, &open(global, passphrase)?)
 }
 

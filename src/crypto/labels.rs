@@ -14,6 +14,8 @@ pub const VOLUME_DESCRIPTOR: &[u8] = b"kmsfs/1 descriptor";
 pub const VOLUME_EPOCH: &[u8] = b"kmsfs/1 epoch";
 /// Authenticates the descriptors of the volume's snapshots.
 pub const VOLUME_SNAPSHOT: &[u8] = b"kmsfs/1 snapshot";
+/// Authenticates the records of a rekeying.
+pub const VOLUME_REKEY: &[u8] = b"kmsfs/1 rekey";
 /// The salt of every file's keys.
 pub const VOLUME_FILE_SALT: &[u8] = b"kmsfs/1 file salt";
 

@@ -9,17 +9,18 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::descriptor::{DESCRIPTOR, Descriptor, LINKS_DIR, LOCK, PRIVATE_DIR};
+use super::descriptor::{DESCRIPTOR, Descriptor, LINKS_DIR, LOCK, PRIVATE_DIR, Unwrapped};
 use super::disk::{Dir, FsStat};
 use super::epoch::{Epoch, backing_now};
 use super::error::{Attempt, Result, VolumeError};
 use super::file::File;
 use super::header::WrappedKey;
 use super::hold::{Changing, Gate};
-use super::keys::{Leases, Pool, VolumeId, VolumeKey, VolumeKeys, volume_context};
+use super::keys::{Leases, Maker, Pool, VolumeId, VolumeKey, VolumeKeys, volume_context};
 use super::listing::Listing;
 use super::names::{self, DIR_ID, EntryClass, classify};
 use super::nodes::{Directory, Node, Nodes};
+use super::recipients::{Opens, Recipients};
 use super::rewrap::Moved;
 use super::types::{HandleId, NodeId, Status, VolumeOptions};
 use crate::crypto::{Secret, random};
@@ -43,6 +44,8 @@ pub struct Core {
     pub(super) keys: VolumeKeys,
     /// Its wrapped keys may change.
     pub(super) descriptor: RwLock<Descriptor>,
+    /// Which wrapped keys the key service is asked to open.
+    pub(super) opens: Opens,
     /// Number and list change only by mending; its number never.
     pub(super) epoch: Mutex<Epoch>,
     pub(super) epoch_number: u64,
@@ -131,15 +134,18 @@ impl Volume {
             std::io::ErrorKind::WouldBlock => VolumeError::InUse,
             _ => VolumeError::Backing { what: "locking the volume", source },
         })?;
-        let volume = unwrap_volume_key(&descriptor, &*keys)?;
-        descriptor.verify(&volume)?;
+        let Unwrapped { keys: volume, own, .. } = descriptor.unwrap(&*keys, options.only.as_deref())?;
+        if !options.read_only {
+            super::rekey::finish(&dir, &private, &volume)?;
+        }
         let epoch = begin_epoch(&*private, &volume, &options)?;
         let root_id = names::parse_dir_id(&dir.readlink(DIR_ID).attempt("reading the root directory's id")?)?;
         let root = Directory { dir: dir.clone(), id: root_id };
         let nodes = Nodes::new(root, &dir.stat().attempt("asking for the root")?, options.max_open_dirs);
-        // The first is the key of new files: unwrapping has seen that there is one.
-        let key_id = descriptor.keys.first().map(|k| k.key_arn.clone()).unwrap_or_default();
-        let pool = Arc::new(Pool::new(key_id, volume.id, options.pool));
+        let regions = options.regions.clone();
+        let recipients = Recipients::new(descriptor.recipients.clone(), descriptor.region.clone(), regions);
+        let pool = Arc::new(Pool::new(Maker::new(own, volume.id, recipients), options.pool));
+        let opens = Opens::new(&descriptor.region, &descriptor.recipients, options.only.as_deref());
         let generation = ledger.generation()?.unwrap_or(0);
         let core = Arc::new(Core {
             root: dir,
@@ -150,6 +156,7 @@ impl Volume {
             options,
             keys: volume,
             descriptor: RwLock::new(descriptor),
+            opens,
             epoch_number: epoch.number,
             epoch: Mutex::new(epoch),
             mending: Mutex::new(()),
@@ -368,24 +375,6 @@ fn clear_cut_init(dir: &dyn Dir) -> Result<()> {
         super::recover::remove_tree(dir, &entry)?;
     }
     Ok(())
-}
-
-fn unwrap_volume_key(descriptor: &Descriptor, keys: &dyn KeyService) -> Result<VolumeKeys> {
-    let context = volume_context(&descriptor.id);
-    let mut refusal = None;
-    for wrapped in &descriptor.keys {
-        match keys.decrypt(Some(&wrapped.key_arn), &wrapped.ciphertext, &context) {
-            Ok(opened) => {
-                let key = VolumeKey(Secret::from_slice(opened.plaintext.expose())?);
-                return VolumeKeys::derive(&key, descriptor.id);
-            }
-            Err(error) => refusal = refusal.or(Some(error)),
-        }
-    }
-    Err(refusal.map_or_else(
-        || VolumeError::Descriptor("lists no volume key; restore it from a backup".to_owned()),
-        VolumeError::Key,
-    ))
 }
 
 fn begin_epoch(private: &dyn Dir, keys: &VolumeKeys, options: &VolumeOptions) -> Result<Epoch> {

@@ -1,16 +1,21 @@
 //! kmsfs.json (docs/format.md, "The volume root").
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Dir;
+use super::epoch;
 use super::error::{Attempt, Result, VolumeError};
 use super::header::WrappedKey;
-use super::keys::{VolumeId, VolumeKeys};
+use super::keys::{VolumeId, VolumeKey, VolumeKeys, volume_context};
 use super::names;
-use crate::crypto::mac;
-use crate::kms::KeyHolder;
+use super::recipients::{MAX_RECIPIENTS, Opens, Recipient};
+use crate::crypto::asymmetric::{Oaep, PublicKey};
+use crate::crypto::{Secret, mac};
+use crate::kms::{KeyHolder, KeyService, KmsError};
 
 /// Name of the descriptor.
 pub const DESCRIPTOR: &[u8] = b"kmsfs.json";
@@ -32,6 +37,8 @@ struct Json {
     volume_id: String,
     region: String,
     volume_keys: Vec<JsonKey>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recipients: Vec<JsonRecipient>,
     mac: String,
 }
 
@@ -47,18 +54,29 @@ struct JsonKey {
 pub enum Feature {
     /// The wrapped keys are at AWS KMS.
     AwsKms,
+    /// Keys are wrapped for others too.
+    Recipients,
 }
 
 impl Feature {
     /// All that there are.
-    pub const ALL: [Self; 1] = [Self::AwsKms];
+    pub const ALL: [Self; 2] = [Self::AwsKms, Self::Recipients];
 
     /// Its name in a descriptor.
     pub fn name(self) -> &'static str {
         match self {
             Self::AwsKms => "aws-kms",
+            Self::Recipients => "recipients",
         }
     }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonRecipient {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    public_key: Option<String>,
 }
 
 /// What the descriptor says.
@@ -72,15 +90,60 @@ pub struct Descriptor {
     pub features: Vec<Feature>,
     /// The wrapped volume key, under one to four KMS keys; the first is the key of new files.
     pub keys: Vec<WrappedKey>,
+    /// Who else shall open every key of the volume.
+    pub recipients: Vec<Recipient>,
     mac: [u8; 32],
+}
+
+/// A volume key that was opened.
+pub struct Unwrapped {
+    /// The key.
+    pub key: VolumeKey,
+    /// What is derived from it.
+    pub keys: VolumeKeys,
+    /// KMS key of new files: that of the first wrapped key if that was opened, or why it was not. The list of wrapped keys
+    /// is not authenticated, so a name in it that opens nothing must not get the keys of new files.
+    pub own: std::result::Result<String, KmsError>,
 }
 
 impl Descriptor {
     /// A new one, authenticated.
     pub fn new(volume: &VolumeKeys, region: String, features: Vec<Feature>, keys: Vec<WrappedKey>) -> Self {
-        let message = authenticated(&features, &volume.id, &region);
+        Self::with(volume, region, features, keys, Vec::new())
+    }
+
+    fn with(
+        volume: &VolumeKeys,
+        region: String,
+        features: Vec<Feature>,
+        keys: Vec<WrappedKey>,
+        recipients: Vec<Recipient>,
+    ) -> Self {
+        let features = with_feature(features, &recipients);
+        let message = authenticated(&features, &volume.id, &region, &recipients);
         let mac = mac::hmac_sha256(volume.descriptor.expose(), &[&message]);
-        Self { id: volume.id, region, features, keys, mac }
+        Self { id: volume.id, region, features, keys, recipients, mac }
+    }
+
+    /// The same volume in another region or at another key service, authenticated anew.
+    pub fn moved(
+        &self,
+        volume: &VolumeKeys,
+        region: String,
+        holder: KeyHolder,
+        keys: Vec<WrappedKey>,
+    ) -> Self {
+        Self::with(volume, region, Self::features_of(holder), keys, self.recipients.clone())
+    }
+
+    /// With other recipients and their wrapped keys, authenticated anew.
+    pub fn with_recipients(
+        &self,
+        volume: &VolumeKeys,
+        keys: Vec<WrappedKey>,
+        recipients: Vec<Recipient>,
+    ) -> Self {
+        Self::with(volume, self.region.clone(), Self::features_of(self.holder()), keys, recipients)
     }
 
     /// The features of a volume whose keys this service has.
@@ -112,6 +175,7 @@ impl Descriptor {
             volume_id: hex::encode(self.id),
             region: self.region.clone(),
             volume_keys: keys.collect(),
+            recipients: self.recipients.iter().map(to_json).collect(),
             mac: hex::encode(self.mac),
         };
         let mut text =
@@ -161,14 +225,20 @@ impl Descriptor {
             let ciphertext = STANDARD.decode(&key.ciphertext).map_err(|_| damaged())?;
             keys.push(WrappedKey { key_arn: key.key_arn, ciphertext });
         }
-        Ok(Self { id, region: json.region, features, keys, mac })
+        let recipients = json.recipients.into_iter().map(|r| from_json(r).ok_or_else(damaged));
+        let recipients = recipients.collect::<Result<Vec<_>>>()?;
+        let holders: Vec<_> = features.iter().copied().filter(|f| *f != Feature::Recipients).collect();
+        if recipients.len() > MAX_RECIPIENTS || features != with_feature(holders, &recipients) {
+            return Err(damaged());
+        }
+        Ok(Self { id, region: json.region, features, keys, recipients, mac })
     }
 
     /// Checks the MAC.
     pub fn verify(&self, volume: &VolumeKeys) -> Result<()> {
         mac::verify_hmac_sha256(
             volume.descriptor.expose(),
-            &[&authenticated(&self.features, &self.id, &self.region)],
+            &[&authenticated(&self.features, &self.id, &self.region, &self.recipients)],
             &self.mac,
         )
         .map_err(|_| {
@@ -176,6 +246,34 @@ impl Descriptor {
                 "was changed, or is another volume's; restore it from a backup".to_owned(),
             )
         })
+    }
+
+    /// Opens the volume key with a key service, and checks the MAC under it. `only` names a recipient whose wrapped
+    /// key is to be opened, and no other.
+    pub fn unwrap(&self, service: &dyn KeyService, only: Option<&str>) -> Result<Unwrapped> {
+        let context = volume_context(&self.id);
+        let opens = Opens::new(&self.region, &self.recipients, only);
+        let mut refusal = None;
+        for (at, wrapped) in self.keys.iter().enumerate().filter(|(_, wrapped)| opens.takes(wrapped)) {
+            match service.decrypt(Some(&wrapped.key_arn), &wrapped.ciphertext, &context) {
+                Ok(opened) => {
+                    let key = VolumeKey(Secret::from_slice(opened.plaintext.expose())?);
+                    let keys = VolumeKeys::derive(&key, self.id)?;
+                    self.verify(&keys)?;
+                    let own = match (at, refusal) {
+                        (0, _) => Ok(wrapped.key_arn.clone()),
+                        (_, Some(refused)) => Err(refused),
+                        (_, None) => Err(KmsError::new(
+                            crate::kms::KmsErrorKind::InvalidCiphertext,
+                            "the volume's first key is of another region; nothing new is made under another than that",
+                        )),
+                    };
+                    return Ok(Unwrapped { key, keys, own });
+                }
+                Err(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        Err(refusal.map_or_else(|| opens.nothing("the volume"), VolumeError::Key))
     }
 
     /// Reads the descriptor of the volume in `dir`.
@@ -188,19 +286,74 @@ impl Descriptor {
     }
 }
 
-fn authenticated(features: &[Feature], id: &VolumeId, region: &str) -> Vec<u8> {
+/// Features with or without that of having recipients, as the last.
+fn with_feature(mut features: Vec<Feature>, recipients: &[Recipient]) -> Vec<Feature> {
+    features.retain(|feature| *feature != Feature::Recipients);
+    if !recipients.is_empty() {
+        features.push(Feature::Recipients);
+    }
+    features
+}
+
+fn to_json(recipient: &Recipient) -> JsonRecipient {
+    let public_key = recipient.public_key.as_ref().map(|key| STANDARD.encode(key.der()));
+    JsonRecipient { name: recipient.name.clone(), public_key }
+}
+
+fn from_json(json: JsonRecipient) -> Option<Recipient> {
+    let public_key = match json.public_key {
+        None => None,
+        Some(text) => {
+            let key = PublicKey::parse(&STANDARD.decode(text).ok()?).ok()?;
+            key.encrypts_at_most(Oaep::Sha256)?;
+            Some(key)
+        }
+    };
+    Some(Recipient { name: json.name, public_key })
+}
+
+fn authenticated(features: &[Feature], id: &VolumeId, region: &str, recipients: &[Recipient]) -> Vec<u8> {
     let mut out = b"kmsfs descriptor".to_vec();
+    let put = |out: &mut Vec<u8>, bytes: &[u8]| {
+        out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        out.extend_from_slice(bytes);
+    };
     out.extend_from_slice(&super::FORMAT_VERSION.to_le_bytes());
     out.extend_from_slice(&(features.len() as u32).to_le_bytes());
     for feature in features {
-        let name = feature.name();
-        out.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        out.extend_from_slice(name.as_bytes());
+        put(&mut out, feature.name().as_bytes());
     }
     out.extend_from_slice(id);
-    out.extend_from_slice(&(region.len() as u32).to_le_bytes());
-    out.extend_from_slice(region.as_bytes());
+    put(&mut out, region.as_bytes());
+    if !recipients.is_empty() {
+        out.extend_from_slice(&(recipients.len() as u32).to_le_bytes());
+    }
+    for recipient in recipients {
+        put(&mut out, recipient.name.as_bytes());
+        put(&mut out, recipient.public_key.as_ref().map_or(&[], PublicKey::der));
+    }
     out
+}
+
+/// A volume that nobody has mounted, or will, while this lives.
+pub struct Alone {
+    /// The volume's private directory.
+    pub private: Arc<dyn Dir>,
+    _lock: Box<dyn Send + Sync>,
+}
+
+/// Takes the volume in `root` for work that no mount may meet. `settled`: and which must have been closed cleanly, because
+/// writing a header moves the ctime, which would excuse files that the crash did not touch.
+pub fn alone(root: &Arc<dyn Dir>, settled: bool) -> Result<Alone> {
+    let private = root.open_dir(PRIVATE_DIR).attempt("opening the volume's private directory")?;
+    let lock = private.lock(LOCK, true).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => VolumeError::InUse,
+        _ => VolumeError::Backing { what: "locking the volume", source },
+    })?;
+    if settled && !epoch::is_settled(&*private)? {
+        return Err(VolumeError::NotSettled);
+    }
+    Ok(Alone { private, _lock: lock })
 }
 
 /// A whole small file.

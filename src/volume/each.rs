@@ -34,6 +34,12 @@ pub struct Failures {
 }
 
 impl Failures {
+    pub(super) fn join(&mut self, others: Self) {
+        self.count += others.count;
+        self.first.extend(others.first);
+        self.first.truncate(TOLD);
+    }
+
     pub(super) fn add(&mut self, path: &[u8], error: &VolumeError) {
         self.count += 1;
         if self.first.len() < TOLD {
@@ -116,6 +122,9 @@ pub(super) fn joined(path: &[u8], name: &[u8]) -> Arc<[u8]> {
     if path.is_empty() { name.into() } else { [path, b"/", name].concat().into() }
 }
 
+/// Kept while the files of a directory are worked on.
+pub(super) type Kept = Box<dyn Send + Sync>;
+
 /// Does something with every file, in several threads. One that is gone meanwhile is none; what else fails is told.
 pub(super) fn each_file(
     root: &Arc<dyn Dir>,
@@ -123,19 +132,45 @@ pub(super) fn each_file(
     threads: usize,
     work: &Work,
 ) -> Result<Failures> {
-    each_batch(root, below, threads, &|dir, names| names.iter().map(|name| work(dir, name)).collect())
+    each_file_in(root, below, threads, &|_| Ok(Box::new(())), work)
 }
 
-/// The same with some files of one directory at once; an outcome for each.
+/// The same; what `enter` answers of a directory is dropped when its files are done.
+pub(super) fn each_file_in(
+    root: &Arc<dyn Dir>,
+    below: &[Vec<u8>],
+    threads: usize,
+    enter: &dyn Fn(&Arc<dyn Dir>) -> Result<Kept>,
+    work: &Work,
+) -> Result<Failures> {
+    each_batch_in(root, below, threads, enter, &|dir, names| {
+        names.iter().map(|name| work(dir, name)).collect()
+    })
+}
+
+/// What is done with some files of one directory at once; an outcome for each.
+pub(super) type BatchWork<'a> = dyn Fn(&dyn Dir, &[Vec<u8>]) -> Vec<Result<()>> + Sync + 'a;
+
+/// The same as [`each_file`] with some files of one directory at once.
 pub(super) fn each_batch(
     root: &Arc<dyn Dir>,
     below: &[Vec<u8>],
     threads: usize,
     work: &BatchWork,
 ) -> Result<Failures> {
-    type Batch = (Arc<dyn Dir>, Arc<[u8]>, Vec<Vec<u8>>);
+    each_batch_in(root, below, threads, &|_| Ok(Box::new(())), work)
+}
+
+fn each_batch_in(
+    root: &Arc<dyn Dir>,
+    below: &[Vec<u8>],
+    threads: usize,
+    enter: &dyn Fn(&Arc<dyn Dir>) -> Result<Kept>,
+    work: &BatchWork,
+) -> Result<Failures> {
+    type Batch = (Arc<dyn Dir>, Arc<[u8]>, Vec<Vec<u8>>, Arc<Kept>);
     let failures = Mutex::new(Failures::default());
-    let work = |(dir, path, names): Batch| {
+    let work = |(dir, path, names, _kept): Batch| {
         for (name, outcome) in names.iter().zip(work(&*dir, &names)) {
             match outcome {
                 Err(error) if !error.is_not_found() => failures.lock().add(&joined(&path, name), &error),
@@ -148,8 +183,12 @@ pub(super) fn each_batch(
             root,
             below,
             &mut |dir, path, names| {
+                let kept = match enter(dir) {
+                    Ok(kept) => Arc::new(kept),
+                    Err(error) => return failures.lock().add(path, &error),
+                };
                 for names in names.chunks(BATCH) {
-                    give((dir.clone(), path.clone(), names.to_vec()));
+                    give((dir.clone(), path.clone(), names.to_vec(), kept.clone()));
                 }
             },
             &mut |path, error| failures.lock().add(path, error),

@@ -10,7 +10,7 @@ use super::disk::{BackingFile, Change, Dir, Stat, Time};
 use super::error::{Attempt, Result, VolumeError};
 use super::file::File;
 use super::header::{Header, Page, is_zero};
-use super::keys::{DataKey, FileKeys, FreshKey, file_context};
+use super::keys::{DataKey, FileKeys, SharedKey};
 use super::layout::{BLOCK, PAGE, size_of_stat, whole_blocks};
 use super::mend;
 use super::names::XATTR_PREFIX;
@@ -31,23 +31,7 @@ impl Core {
     /// Asks the key service for a file's key. The first wrapped key that it opens and that the commitment
     /// confirms counts.
     pub(super) fn ask_for_key(&self, header: &Header) -> Result<Arc<FileKeys>> {
-        let context = file_context(&self.keys.id, &header.file_id);
-        let mut refusal = None;
-        for wrapped in &header.keys {
-            let refused = match self.service.decrypt(Some(&wrapped.key_arn), &wrapped.ciphertext, &context) {
-                Ok(opened) => {
-                    let data = DataKey(Secret::from_slice(opened.plaintext.expose())?);
-                    let keys = FileKeys::derive(data, &self.keys, &header.file_id)?;
-                    if crate::crypto::mac::equal(keys.commitment(), &header.commitment) {
-                        return Ok(Arc::new(keys));
-                    }
-                    VolumeError::damaged("a wrapped key in the file's header is another file's")
-                }
-                Err(error) => VolumeError::Key(error),
-            };
-            refusal = refusal.or(Some(refused));
-        }
-        Err(refusal.unwrap_or_else(|| VolumeError::damaged("the file's header holds no wrapped key")))
+        Ok(Arc::new(FileKeys::unwrap(&*self.service, &self.opens, &self.keys, header)?))
     }
 
     /// A file's key for somebody who opens it: inside a live lease without asking, which is recorded.
@@ -71,7 +55,7 @@ impl Core {
     /// A new file's key and header. Nothing is in the backing yet.
     fn new_keys(&self) -> Result<(Arc<FileKeys>, Header)> {
         let mark = self.leases.mark();
-        let FreshKey { file_id, data, wrapped } = self.pool.take(&*self.service)?;
+        let SharedKey { file_id, data, wrapped } = self.pool.take(&*self.service)?;
         let keys = Arc::new(FileKeys::derive(data, &self.keys, &file_id)?);
         self.leases.put(file_id, keys.clone(), mark);
         let header = Header {
@@ -82,7 +66,7 @@ impl Core {
             size: 0,
             epoch: self.epoch_number,
             commitment: *keys.commitment(),
-            keys: vec![wrapped],
+            keys: wrapped,
         };
         Ok((keys, header))
     }

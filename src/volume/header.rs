@@ -107,6 +107,9 @@ impl Header {
             )));
         }
         let count = page[KEYS_AT];
+        if count == 0 && is_zero(&page[KEYS_AT..]) {
+            return Err(bad("holds no wrapped key any more: it was shredded, and nothing opens it"));
+        }
         if !(1..=4).contains(&count) {
             return Err(bad(&format!("lists {count} wrapped keys")));
         }
@@ -164,6 +167,13 @@ pub fn with_keys(page: &Page, keys: &[WrappedKey]) -> Result<Box<Page>> {
     let mut changed = Box::new(*page);
     put_keys(&mut changed, keys)?;
     Ok(changed)
+}
+
+/// The same page without any: nothing opens the file any more.
+pub fn without_keys(page: &Page) -> Box<Page> {
+    let mut changed = Box::new(*page);
+    changed[KEYS_AT..].fill(0);
+    changed
 }
 
 /// Writes the part behind the MAC.

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::error::Result;
-use super::header::{FileId, WrappedKey, array};
+use super::error::{Result, VolumeError};
+use super::header::{FileId, Header, WrappedKey, array};
+use super::recipients::{Opens, Recipients};
 use crate::crypto::secret::secret_newtype;
 use crate::crypto::siv::SivKey;
-use crate::crypto::{AeadKey, Secret, kdf, labels, random};
-use crate::kms::{EncryptionContext, KeyService};
+use crate::crypto::{AeadKey, Secret, kdf, labels, mac, random};
+use crate::kms::{EncryptionContext, KeyService, KmsError};
 
 /// A volume's id.
 pub type VolumeId = [u8; 16];
@@ -36,6 +37,7 @@ pub struct VolumeKeys {
     pub(super) xattr_values: Secret<32>,
     pub(super) descriptor: Secret<32>,
     pub(super) epoch: Secret<32>,
+    pub(super) rekey: Secret<32>,
     snapshot: Secret<32>,
     file_salt: Secret<32>,
 }
@@ -53,6 +55,7 @@ impl VolumeKeys {
             xattr_values: mac(labels::VOLUME_XATTR_VALUES)?,
             descriptor: mac(labels::VOLUME_DESCRIPTOR)?,
             epoch: mac(labels::VOLUME_EPOCH)?,
+            rekey: mac(labels::VOLUME_REKEY)?,
             snapshot: mac(labels::VOLUME_SNAPSHOT)?,
             file_salt: mac(labels::VOLUME_FILE_SALT)?,
         })
@@ -111,6 +114,38 @@ impl FileKeys {
         let context = file_context(&array(&self.info, 1), &array(&self.info, 17));
         let made = service.encrypt(key_id, self.data.expose(), &context)?;
         Ok(WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext })
+    }
+
+    /// Asks a key service for the key of the file with this header: the first wrapped key that it opens and that the
+    /// commitment confirms. The header's MAC is still to be verified.
+    pub fn unwrap(
+        service: &dyn KeyService,
+        opens: &Opens,
+        volume: &VolumeKeys,
+        header: &Header,
+    ) -> Result<Self> {
+        let context = file_context(&volume.id, &header.file_id);
+        let mut refusal = None;
+        for wrapped in header.keys.iter().filter(|wrapped| opens.takes(wrapped)) {
+            let refused = match service.decrypt(Some(&wrapped.key_arn), &wrapped.ciphertext, &context) {
+                Ok(opened) => {
+                    let data = DataKey(Secret::from_slice(opened.plaintext.expose())?);
+                    let keys = Self::derive(data, volume, &header.file_id)?;
+                    if mac::equal(keys.commitment(), &header.commitment) {
+                        return Ok(keys);
+                    }
+                    VolumeError::damaged("a wrapped key in the file's header is another file's")
+                }
+                Err(error) => VolumeError::Key(error),
+            };
+            refusal = refusal.or(Some(refused));
+        }
+        Err(refusal.unwrap_or_else(|| opens.nothing("the file")))
+    }
+
+    /// The data key itself, to be wrapped for somebody else.
+    pub(super) fn data(&self) -> &DataKey {
+        &self.data
     }
 
     /// Key of the header's MAC.
@@ -224,7 +259,7 @@ impl Leases {
     }
 }
 
-/// A data key made ahead, with the file id its context names.
+/// A data key, with the file id its context names.
 pub struct FreshKey {
     /// Id of the file to be.
     pub file_id: FileId,
@@ -241,29 +276,76 @@ impl FreshKey {
         Self::new(file_id, keys.generate_data_key(key_id, &file_context(volume, &file_id))?)
     }
 
-    /// Asks the key service for some.
-    fn generate_some(
-        keys: &dyn KeyService,
-        key_id: &str,
-        volume: &VolumeId,
-        count: usize,
-    ) -> Result<Vec<Self>> {
-        let ids = (0..count).map(|_| random()).collect::<std::result::Result<Vec<FileId>, _>>()?;
-        let contexts: Vec<_> = ids.iter().map(|id| file_context(volume, id)).collect();
-        let made = keys.generate_data_keys(key_id, &contexts)?;
-        ids.into_iter().zip(made).map(|(id, made)| Self::new(id, made)).collect()
-    }
-
     fn new(file_id: FileId, made: crate::kms::DataKey) -> Result<Self> {
         let data = DataKey(Secret::from_slice(made.plaintext.expose())?);
         Ok(Self { file_id, data, wrapped: WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext } })
     }
 }
 
+/// A data key for a file of the volume, for everybody who shall open it.
+pub struct SharedKey {
+    /// Id of the file.
+    pub file_id: FileId,
+    /// Its key.
+    pub data: DataKey,
+    /// Its key, wrapped: first under the volume's own KMS key, then for each recipient.
+    pub wrapped: Vec<WrappedKey>,
+}
+
+/// Makes data keys that everybody who shall can open.
+pub struct Maker {
+    /// KMS key of new files, or why there is none.
+    key_id: Mutex<std::result::Result<String, KmsError>>,
+    volume: VolumeId,
+    recipients: Recipients,
+}
+
+impl Maker {
+    /// Of one volume.
+    pub fn new(
+        key_id: std::result::Result<String, KmsError>,
+        volume: VolumeId,
+        recipients: Recipients,
+    ) -> Self {
+        Self { key_id: Mutex::new(key_id), volume, recipients }
+    }
+
+    /// A data key for the file with this id.
+    pub fn make_for(&self, keys: &dyn KeyService, file_id: FileId) -> Result<SharedKey> {
+        let context = file_context(&self.volume, &file_id);
+        let made = keys.generate_data_key(&self.key_id()?, &context)?;
+        self.share(keys, FreshKey::new(file_id, made)?, &context)
+    }
+
+    fn key_id(&self) -> Result<String> {
+        self.key_id.lock().clone().map_err(VolumeError::Key)
+    }
+
+    /// Asks the key service for some.
+    fn make_some(&self, keys: &dyn KeyService, count: usize) -> Result<Vec<SharedKey>> {
+        let ids = (0..count).map(|_| random()).collect::<std::result::Result<Vec<FileId>, _>>()?;
+        let contexts: Vec<_> = ids.iter().map(|id| file_context(&self.volume, id)).collect();
+        let made = keys.generate_data_keys(&self.key_id()?, &contexts)?;
+        let all = ids.into_iter().zip(made).zip(&contexts);
+        all.map(|((id, made), context)| self.share(keys, FreshKey::new(id, made)?, context)).collect()
+    }
+
+    fn share(
+        &self,
+        keys: &dyn KeyService,
+        fresh: FreshKey,
+        context: &EncryptionContext,
+    ) -> Result<SharedKey> {
+        let FreshKey { file_id, data, wrapped } = fresh;
+        let wrapped = self.recipients.wrap_all(keys, wrapped, data.expose(), context)?;
+        Ok(SharedKey { file_id, data, wrapped })
+    }
+}
+
 /// Data keys made ahead, so that creating a file does not wait for the key service. Each is recorded when it is
 /// made: so few wait at first, and more whenever there was none to take.
 pub struct Pool {
-    volume: VolumeId,
+    maker: Maker,
     /// The most that wait.
     limit: usize,
     state: Mutex<PoolState>,
@@ -274,11 +356,9 @@ pub struct Pool {
 const AT_ONCE: usize = 32;
 
 struct PoolState {
-    /// KMS key.
-    key_id: String,
-    /// Another key was told this many times.
+    /// The KMS key was set this many times.
     turn: u64,
-    ready: VecDeque<FreshKey>,
+    ready: VecDeque<SharedKey>,
     /// How many shall wait.
     target: usize,
     /// Drained this many times; a key asked for before a drain is not put in after it.
@@ -299,14 +379,14 @@ impl PoolState {
 
 impl Pool {
     /// An empty pool; [`Self::run`] fills it.
-    pub fn new(key_id: String, volume: VolumeId, limit: usize) -> Self {
+    pub fn new(maker: Maker, limit: usize) -> Self {
         let ready = VecDeque::new();
-        let state = PoolState { key_id, turn: 0, ready, target: 0, drains: 0, active: false, stop: false };
-        Self { volume, limit, state: Mutex::new(state), wake: Condvar::new() }
+        let state = PoolState { turn: 0, ready, target: 0, drains: 0, active: false, stop: false };
+        Self { maker, limit, state: Mutex::new(state), wake: Condvar::new() }
     }
 
     /// A key from the pool, or a new one.
-    pub fn take(&self, keys: &dyn KeyService) -> Result<FreshKey> {
+    pub fn take(&self, keys: &dyn KeyService) -> Result<SharedKey> {
         if self.limit > 0 {
             let mut state = self.state.lock();
             state.active = true;
@@ -321,14 +401,13 @@ impl Pool {
                 return Ok(key);
             }
         }
-        let key_id = self.state.lock().key_id.clone();
-        FreshKey::generate(keys, &key_id, &self.volume)
+        self.maker.make_for(keys, random()?)
     }
 
     /// From now on keys are made under this KMS key. One taken before [`Self::turn`] moved may be under another.
     pub fn use_key(&self, key_id: String) {
         let mut state = self.state.lock();
-        state.key_id = key_id;
+        *self.maker.key_id.lock() = Ok(key_id);
         state.turn += 1;
         state.drain();
     }
@@ -355,9 +434,8 @@ impl Pool {
                 continue;
             }
             let (drains, lacking) = (state.drains, state.target - state.ready.len());
-            let key_id = state.key_id.clone();
             drop(state);
-            let made = FreshKey::generate_some(keys, &key_id, &self.volume, lacking.min(AT_ONCE));
+            let made = self.maker.make_some(keys, lacking.min(AT_ONCE));
             state = self.state.lock();
             match made {
                 Ok(made) if state.drains == drains => state.ready.extend(made),

@@ -16,6 +16,8 @@ pub struct Listing {
     node: Arc<Node>,
     /// None until it is read from the start.
     items: Option<Vec<Item>>,
+    /// Names that did not decrypt.
+    unread: u64,
 }
 
 struct Item {
@@ -30,7 +32,7 @@ impl Core {
         let node = self.nodes.get(node)?;
         self.directory(node.id)?;
         let handle = self.new_handle();
-        self.listings.lock().insert(handle, Arc::new(Mutex::new(Listing { node, items: None })));
+        self.listings.lock().insert(handle, Arc::new(Mutex::new(Listing { node, items: None, unread: 0 })));
         Ok(handle)
     }
 
@@ -38,8 +40,9 @@ impl Core {
         self.listings.lock().get(&handle).cloned().ok_or(VolumeError::BadHandle)
     }
 
-    /// All names, decrypted. What does not decrypt is told and left out.
-    fn load(&self, node: &Node, directory: &Directory) -> Result<Vec<Item>> {
+    /// All names, decrypted. What does not decrypt is told, counted and left out.
+    fn load(&self, node: &Node, directory: &Directory) -> Result<(Vec<Item>, u64)> {
+        let mut unread = 0;
         let item = |entry: Vec<u8>, name: Vec<u8>, kind, ino, at: usize| {
             let shown = DirEntry { name, kind, ino, next_offset: at as u64 + 1 };
             Item { entry, shown }
@@ -55,6 +58,7 @@ impl Core {
                     Ok(full) => Some(full),
                     Err(error) => {
                         tracing::warn!(%error, "an entry with a long name is not listed: the link with its name cannot be read");
+                        unread += 1;
                         continue;
                     }
                 },
@@ -66,12 +70,13 @@ impl Core {
                     items.push(item(entry, name, kind, self.nodes.id_of(ino), at));
                 }
                 Err(error) => {
+                    unread += 1;
                     let entry = String::from_utf8_lossy(&entry).into_owned();
                     tracing::warn!(entry, %error, "an entry of the backing directory is not listed: kmsfs did not write it there");
                 }
             }
         }
-        Ok(items)
+        Ok((items, unread))
     }
 
     /// The part of a listing from `offset` on, one entry after the other, until `add` answers false.
@@ -85,7 +90,8 @@ impl Core {
         let mut listing = listing.lock();
         let directory = self.directory(listing.node.id)?;
         if offset == 0 || listing.items.is_none() {
-            listing.items = Some(self.load(&listing.node, &directory)?);
+            let (items, unread) = self.load(&listing.node, &directory)?;
+            (listing.items, listing.unread) = (Some(items), unread);
         }
         let items = listing.items.iter().flatten().skip(usize::try_from(offset).unwrap_or(usize::MAX));
         for item in items {
@@ -132,6 +138,11 @@ impl Core {
                 Err(_) => Ok(add(shown, None)),
             }
         })
+    }
+
+    /// How many names of a listing that was read did not decrypt.
+    pub fn unlisted(&self, handle: HandleId) -> u64 {
+        self.listing(handle).map_or(0, |listing| listing.lock().unread)
     }
 
     /// Ends [`Self::open_dir`].

@@ -4,14 +4,17 @@
 
 mod attrs;
 pub mod block;
+pub mod breakglass;
 pub mod census;
 pub mod content;
 mod core;
 pub mod descriptor;
 pub mod disk;
 mod each;
+pub mod edk;
 pub mod epoch;
 mod error;
+pub mod extract;
 mod file;
 mod files;
 pub mod header;
@@ -24,11 +27,14 @@ pub mod locks;
 pub mod mend;
 pub mod names;
 mod nodes;
+pub mod recipients;
 mod recover;
+pub mod rekey;
 pub mod rewrap;
 #[cfg(test)]
 mod sample;
 pub mod sealed;
+pub mod shred;
 pub mod transcode;
 mod tree;
 mod types;

@@ -10,15 +10,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::census::{Under, under};
-use super::descriptor::{self, DESCRIPTOR, Descriptor, LOCK, PRIVATE_DIR};
+use super::descriptor::{self, DESCRIPTOR, Descriptor};
 use super::disk::{BackingFile, Change, Dir, Time};
 use super::each::{each_batch, each_file, walk};
-use super::epoch;
 use super::error::{Attempt, Result, VolumeError};
 use super::files::read_header;
 use super::header::{self, Header, WrappedKey};
 use super::keys::{VolumeId, VolumeKey, VolumeKeys, file_context, volume_context};
 use super::layout::PAGE;
+use super::recipients::region_of;
 use crate::crypto::Secret;
 use crate::kms::blob::CiphertextBlob;
 use crate::kms::{EncryptionContext, KeyService};
@@ -97,11 +97,6 @@ fn material(ciphertext: &[u8]) -> Option<String> {
     CiphertextBlob::parse(ciphertext).map(|blob| hex::encode(blob.material))
 }
 
-/// Region in an ARN; empty if it is none.
-fn region_of(arn: &str) -> &str {
-    arn.split(':').nth(3).unwrap_or_default()
-}
-
 /// Counts the files of the volume in `root`, or those below the entries that lead there. It may be mounted meanwhile.
 pub fn summarise(root: &Arc<dyn Dir>, below: &[Vec<u8>], threads: usize) -> Result<Summary> {
     let volume_keys = Descriptor::read(&**root)?.keys.iter().map(under).collect();
@@ -139,15 +134,7 @@ pub fn rewrap(
     seen: &(dyn Fn() + Sync),
 ) -> Result<Report> {
     let descriptor = Descriptor::read(&**root)?;
-    let private = root.open_dir(PRIVATE_DIR).attempt("opening the volume's private directory")?;
-    let _lock = private.lock(LOCK, true).map_err(|source| match source.kind() {
-        std::io::ErrorKind::WouldBlock => VolumeError::InUse,
-        _ => VolumeError::Backing { what: "locking the volume", source },
-    })?;
-    // Writing a header moves the ctime, which would excuse files that the crash did not touch.
-    if !epoch::is_settled(&*private)? {
-        return Err(VolumeError::NotSettled);
-    }
+    let _alone = descriptor::alone(root, true)?;
     let (job, rewrapped) = Job::begin(&descriptor, here, regions, options)?;
     let mut report = job.report(&descriptor);
     // First: whoever mounts after a cut makes new files under the new key.
@@ -208,6 +195,12 @@ impl<'a> Job<'a> {
         }
         if !options.change_service && here.holder() != descriptor.holder() {
             return Err(VolumeError::WrongService { volume: descriptor.holder() });
+        }
+        // They would be asked of the new service, which does not have them.
+        if options.change_service && descriptor.recipients.iter().any(|r| r.public_key.is_none()) {
+            return Err(VolumeError::Invalid(
+                "the volume has recipients that are KMS keys of the old key service; `kmsfs edk remove` them first",
+            ));
         }
         let mut job = Self {
             here: here.clone(),
@@ -294,18 +287,18 @@ impl<'a> Job<'a> {
                 let made = made
                     .into_iter()
                     .map(|made| WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext });
-                return headers.iter().zip(made).map(|(h, made)| Ok(in_place(&h.keys, 0, made))).collect();
+                return headers.iter().zip(made).map(|(h, made)| Ok(in_place(&h.keys, made))).collect();
             }
         }
         headers.iter().zip(&contexts).map(|(header, context)| self.wrap_one(&header.keys, context)).collect()
     }
 
-    /// The first key that the key service rewraps, then those that are not under the target.
+    /// What the key service rewraps of the keys, in the place of the first; those of the other recipients stay.
     fn wrap_one(&self, keys: &[WrappedKey], context: &EncryptionContext) -> Result<Vec<WrappedKey>> {
         let mut refusal = None;
-        for (at, key) in keys.iter().enumerate() {
+        for key in keys {
             match self.wrap(key, context) {
-                Ok(made) => return Ok(in_place(keys, at, made)),
+                Ok(made) => return Ok(in_place(keys, made)),
                 Err(error) => refusal = refusal.or(Some(error)),
             }
         }
@@ -317,8 +310,7 @@ impl<'a> Job<'a> {
         let others = old.keys.iter().skip(1).filter(|other| other.key_arn != key.key_arn).cloned();
         let others: Vec<WrappedKey> = others.collect();
         let keys = [vec![key], others].concat();
-        let features = Descriptor::features_of(self.here.holder());
-        if self.region == old.region && features == old.features {
+        if self.region == old.region && self.here.holder() == old.holder() {
             return Ok(old.with_keys(keys));
         }
         // Region and features are authenticated under the volume key.
@@ -327,7 +319,7 @@ impl<'a> Job<'a> {
         let volume_key = VolumeKey(Secret::from_slice(opened.plaintext.expose())?);
         let volume = VolumeKeys::derive(&volume_key, self.volume)?;
         old.verify(&volume)?;
-        Ok(Descriptor::new(&volume, self.region.clone(), features, keys))
+        Ok(old.moved(&volume, self.region.clone(), self.here.holder(), keys))
     }
 
     fn files(&self, dir: &dyn Dir, names: &[Vec<u8>]) -> Vec<Result<Outcome>> {
@@ -404,9 +396,9 @@ impl Due {
 }
 
 /// Wrapped keys in which one was made anew: that first, then those under other keys.
-fn in_place(keys: &[WrappedKey], at: usize, made: WrappedKey) -> Vec<WrappedKey> {
-    let others = keys.iter().enumerate().filter(|(n, key)| *n != at && key.key_arn != made.key_arn);
-    let others: Vec<_> = others.map(|(_, key)| key.clone()).collect();
+fn in_place(keys: &[WrappedKey], made: WrappedKey) -> Vec<WrappedKey> {
+    let others = keys.iter().skip(1).filter(|other| other.key_arn != made.key_arn);
+    let others: Vec<_> = others.cloned().collect();
     [vec![made], others].concat()
 }
 
@@ -421,7 +413,7 @@ pub(super) fn put_page(file: &dyn BackingFile, page: &header::Page, keep_mtime: 
 }
 
 /// Opens a file for writing, also one whose mode forbids that to its owner.
-fn open_to_write(dir: &dyn Dir, name: &[u8]) -> Result<Arc<dyn BackingFile>> {
+pub(super) fn open_to_write(dir: &dyn Dir, name: &[u8]) -> Result<Arc<dyn BackingFile>> {
     let what = "opening a file to rewrite its header";
     let denied = match dir.open_file(name, true) {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => e,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::disk::{Change, Kind, Stat};
+use super::recipients::OtherRegions;
 
 /// Names an object for as long as the kernel may ask for it: from the lookup that gave it to the last
 /// [`super::Volume::forget`]. Stable over remounts where the backing's inode numbers are.
@@ -92,6 +93,10 @@ pub struct VolumeOptions {
     pub service_region: String,
     /// Directories of the backing that are held open at once.
     pub max_open_dirs: usize,
+    /// Key services that wrap for recipients in other regions.
+    pub regions: OtherRegions,
+    /// Open with the keys that are wrapped for this recipient alone, which may be one that no mount opens: to recover.
+    pub only: Option<String>,
 }
 
 impl Default for VolumeOptions {
@@ -106,6 +111,8 @@ impl Default for VolumeOptions {
             mend_in_background: true,
             service_region: String::new(),
             max_open_dirs: 256,
+            regions: OtherRegions::default(),
+            only: None,
         }
     }
 }

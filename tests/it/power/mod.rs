@@ -5,6 +5,7 @@ pub mod crash;
 pub mod disk;
 mod fail;
 mod oracle;
+mod rekey;
 mod rewrap;
 mod shared;
 pub mod world;

@@ -190,6 +190,50 @@ fn read(dir: &Path) -> Expected {
         .collect()
 }
 
+/// A volume of which a private key, or a key of another region, opens everything; after rekeying too.
+#[test]
+fn a_volume_with_recipients_opens_by_each_of_them() {
+    use kmsfs::volume::recipients::{OtherRegions, Recipient};
+    use kmsfs::volume::{edk, rekey};
+    let private = super::sealed::private();
+    let temp = tempfile::tempdir().unwrap();
+    init(temp.path());
+    let volume = open(temp.path());
+    let expected = fill(&volume);
+    volume.close().unwrap();
+    let root = kmsfs::volume::host::HostDir::open(temp.path()).unwrap();
+    let here: Arc<dyn KeyService> = Arc::new(FixedKey);
+    let regions = OtherRegions::new(|_| Ok(Arc::new(FixedKey)));
+    let far = ARN.replace("us-east-1", "eu-west-1");
+    let recipients =
+        [Recipient::rsa(super::sealed::public(&private), None).unwrap(), Recipient::kms(far.clone())];
+    let how = edk::Options { keep_mtime: true, dry_run: false, threads: 1 };
+    for recipient in recipients {
+        let add = edk::Change::Add(recipient);
+        let report = edk::change(&root, &here, &regions, &add, &how, &|| ()).unwrap();
+        assert_eq!(report.failed.count, 0);
+    }
+    let by_private = |_: &Context, name: &str, blob: &[u8]| match name.starts_with("spki-sha256:") {
+        true => super::sealed::oaep(&private, blob).ok_or_else(|| "RSA-OAEP".to_owned()),
+        false => Err("not the private key's".to_owned()),
+    };
+    let by_far = |context: &Context, name: &str, blob: &[u8]| match name == far {
+        true => unwrap(context, ARN, blob),
+        false => Err("not of that region".to_owned()),
+    };
+    let check = || {
+        for unwrap in [&by_private as super::Unwrap, &by_far] {
+            let found = read_volume(temp.path(), unwrap).unwrap();
+            same(&found.into_iter().map(|e| (e.path, e.node.unwrap())).collect(), &expected);
+        }
+    };
+    check();
+    let options = rekey::Options { below: Vec::new(), keep_mtime: true, dry_run: false, threads: 2 };
+    let report = rekey::rekey(&root, &here, &regions, &options, &|| ()).unwrap();
+    assert!(report.renewed > 10 && report.failed.count == 0, "{report:?}");
+    check();
+}
+
 /// Fails with the paths that differ, not with a megabyte of bytes.
 fn same(found: &Expected, expected: &Expected) {
     let paths =

@@ -67,8 +67,7 @@ fn data_key(page: &[u8], key: &PrivateKey) -> Result<FileKeys> {
         let (_, after) = after.split_at_checked(u16_at(lengths, 0).into()).ok_or_else(cut)?;
         let (blob, after) = after.split_at_checked(u16_at(lengths, 2).into()).ok_or_else(cut)?;
         rest = after;
-        let opened = key.decrypt(Oaep::<Sha256>::new(), blob).ok();
-        let Some(data_key) = opened.and_then(|plain| <[u8; 32]>::try_from(plain).ok()) else { continue };
+        let Some(data_key) = oaep(key, blob) else { continue };
         let keys = FileKeys::sealed(data_key, &page[16..32]);
         if keys.commitment() == page[48..80] {
             return Ok(keys);
@@ -81,8 +80,19 @@ fn content(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i * 31 % 251) as u8).collect()
 }
 
+/// What a private key opens to a key.
+pub fn oaep(key: &PrivateKey, blob: &[u8]) -> Option<[u8; 32]> {
+    key.decrypt(Oaep::<Sha256>::new(), blob).ok()?.try_into().ok()
+}
+
+/// Its public half, as kmsfs takes it.
+pub fn public(key: &PrivateKey) -> PublicKey {
+    let der = key.to_public_key().to_public_key_der().unwrap();
+    PublicKey::from_pem_or_der(der.as_bytes()).unwrap()
+}
+
 /// The private key beside the kept file.
-fn private() -> PrivateKey {
+pub fn private() -> PrivateKey {
     PrivateKey::read_pkcs8_der_file(golden("sealed-1.key.der")).unwrap()
 }
 
@@ -91,8 +101,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn sealed(plain: &[u8], key: &PrivateKey) -> Vec<u8> {
-    let der = key.to_public_key().to_public_key_der().unwrap();
-    let to = Recipient { key: PublicKey::from_pem_or_der(der.as_bytes()).unwrap(), key_arn: None };
+    let to = Recipient { key: public(key), key_arn: None };
     let mut file = Vec::new();
     seal(&mut &plain[..], &mut file, &[to]).unwrap();
     file

@@ -79,17 +79,20 @@ fn descriptor(text: &[u8], unwrap: Unwrap) -> Result<Keys> {
     let json: serde_json::Value = serde_json::from_slice(text).map_err(|e| format!("kmsfs.json: {e}"))?;
     let bad = |what: &str| format!("kmsfs.json: {what}");
     let object = json.as_object().ok_or_else(|| bad("no object"))?;
-    let known = ["format", "features", "volume_id", "region", "volume_keys", "mac"];
+    let mut known = vec!["format", "features", "volume_id", "region", "volume_keys", "mac"];
+    let features: Vec<&str> =
+        json["features"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
+    let with_recipients = features.last() == Some(&"recipients");
+    let others = &features[..features.len() - usize::from(with_recipients)];
+    let listed = json["features"].as_array().is_some_and(|list| list.len() == features.len());
+    if json["format"] != 1 || !listed || !matches!(others, [] | ["aws-kms"]) {
+        return Err(bad("unknown format or feature"));
+    }
+    if with_recipients {
+        known.push("recipients");
+    }
     if object.len() != known.len() || known.iter().any(|member| !object.contains_key(*member)) {
         return Err(bad("members missing or unknown"));
-    }
-    let features = json["features"].as_array().cloned().unwrap_or_default();
-    if json["format"] != 1
-        || !json["features"].is_array()
-        || features.len() > 1
-        || features.iter().any(|f| f != "aws-kms")
-    {
-        return Err(bad("unknown format or feature"));
     }
     let string =
         |value: &serde_json::Value| value.as_str().map(str::to_owned).ok_or_else(|| bad("no string"));
@@ -111,14 +114,25 @@ fn descriptor(text: &[u8], unwrap: Unwrap) -> Result<Keys> {
                 let keys = Keys::derive(&volume_key, volume_id);
                 let mut message = b"kmsfs descriptor".to_vec();
                 message.extend(1u32.to_le_bytes());
+                let put = |bytes: &[u8], message: &mut Vec<u8>| {
+                    message.extend((bytes.len() as u32).to_le_bytes());
+                    message.extend(bytes);
+                };
                 message.extend((features.len() as u32).to_le_bytes());
-                for name in features.iter().filter_map(|name| name.as_str()) {
-                    message.extend((name.len() as u32).to_le_bytes());
-                    message.extend(name.bytes());
+                for name in &features {
+                    put(name.as_bytes(), &mut message);
                 }
                 message.extend(volume_id);
-                message.extend((region.len() as u32).to_le_bytes());
-                message.extend(region.bytes());
+                put(region.as_bytes(), &mut message);
+                let recipients = json["recipients"].as_array().cloned().unwrap_or_default();
+                if with_recipients {
+                    message.extend((recipients.len() as u32).to_le_bytes());
+                }
+                for recipient in recipients {
+                    put(string(&recipient["name"])?.as_bytes(), &mut message);
+                    let public = recipient.get("public_key").map(string).transpose()?.unwrap_or_default();
+                    put(&unbase64(&public)?, &mut message);
+                }
                 let right = hmac(&keys.descriptor, &message) == unhex::<32>(&string(&json["mac"])?)?;
                 return if right { Ok(keys) } else { Err(bad("MAC")) };
             }

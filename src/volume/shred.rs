@@ -1,0 +1,175 @@
+//! Files made unreadable and taken away: what opens their data keys is overwritten, on the medium, before the names go. No key
+//! is needed for it. The data stays where it is until the disk reuses its blocks, and nothing opens it there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::descriptor::{self, LINKS_DIR};
+use super::disk::{Dir, Kind};
+use super::each::{Failures, each_file};
+use super::error::{Attempt, Result, VolumeError};
+use super::header::{is_zero, without_keys};
+use super::layout::PAGE;
+use super::names::{self, EntryClass, classify, long_name_link, overflow_name};
+use super::rekey::RELINK;
+use super::rewrap::open_to_write;
+
+/// How.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Also files that have further names elsewhere, under which they become unreadable too.
+    pub hard_links: bool,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Names of files whose wrapped keys were overwritten, or had been.
+    pub shredded: u64,
+    /// Names of files that never had a key.
+    pub empty: u64,
+    /// The names are gone. Not if anything failed: it can then be called again.
+    pub removed: bool,
+    /// What could not be overwritten.
+    pub failed: Failures,
+}
+
+/// Shreds what is at the entries `below` of the volume in `root`, a file or a tree. Nobody may have it mounted.
+///
+/// First every header loses its wrapped keys, then all is brought to the medium, then the names go. Cut at any moment, it can be
+/// called again as long as the name is there; what has lost its keys is damaged for whoever opens it.
+///
+/// # Errors
+/// [`VolumeError::Invalid`], and nothing has changed, if a file has names elsewhere and they may not become unreadable.
+pub fn shred(root: &Arc<dyn Dir>, below: &[Vec<u8>], options: &Options) -> Result<Report> {
+    let Some((name, above)) = below.split_last() else {
+        return Err(VolumeError::Invalid(
+            "a whole volume is not shredded file by file: name what is in it, or delete its KMS key (`kmsfs key schedule-deletion`), \
+             after which no copy opens",
+        ));
+    };
+    if matches!(classify(name), EntryClass::Reserved | EntryClass::LongName) {
+        return Err(VolumeError::Invalid(
+            "that is one of the volume's own entries, not a file or directory in it",
+        ));
+    }
+    let alone = descriptor::alone(root, false)?;
+    if alone.private.stat_at(RELINK).is_ok() {
+        return Err(VolumeError::Invalid(
+            "a rekeying of the volume was cut, and a file with several names may be there twice: mount it once, or call \
+             `kmsfs rekey` again, and then shred",
+        ));
+    }
+    if !options.hard_links {
+        let elsewhere = names_elsewhere(root, below, options.threads)?;
+        if elsewhere > 0 {
+            return Err(VolumeError::Invalid(
+                "files there have further names (hard links) elsewhere, under which they would become unreadable too; --hard-links \
+                 if that is meant",
+            ));
+        }
+    }
+    let what = "looking for what to shred";
+    let mut dir = root.clone();
+    for step in above {
+        dir = dir.open_dir(step).on_entry(what)?;
+    }
+    let kind = dir.stat_at(name).on_entry(what)?.kind;
+    let mut report = Report::default();
+    if matches!(kind, Kind::File | Kind::Directory) {
+        let done = Mutex::new(&mut report);
+        let failed = each_file(root, below, options.threads, &|dir, name| {
+            let had_keys = lose_keys(dir, name)?;
+            let mut done = done.lock();
+            if had_keys {
+                done.shredded += 1;
+            } else {
+                done.empty += 1;
+            }
+            Ok(())
+        })?;
+        report.failed = failed;
+    }
+    report.failed.join(rubbish(&*alone.private)?);
+    root.sync_fs().attempt("bringing overwritten headers to the medium")?;
+    if report.failed.count == 0 {
+        let links = alone.private.open_dir(LINKS_DIR).attempt(what)?;
+        remove(&*dir, name, kind, &*links).attempt("removing what was shredded")?;
+        if classify(name) == EntryClass::Long {
+            // Best effort: a link with a long name whose entry is gone is rubbish.
+            let _ = dir.unlink(&long_name_link(name));
+        }
+        root.sync_fs().attempt("syncing the backing filesystem")?;
+        report.removed = true;
+    }
+    Ok(report)
+}
+
+/// What a cut rekeying left may be the file that is shredded, under its new key: it loses its keys too. The next mount, or the
+/// next rekeying, takes it away.
+fn rubbish(private: &dyn Dir) -> Result<Failures> {
+    let mut failed = Failures::default();
+    for entry in private.entries().attempt("looking for what a rekeying left")? {
+        if classify(&entry.name) == EntryClass::Temporary
+            && entry.kind == Kind::File
+            && let Err(error) = lose_keys(private, &entry.name)
+        {
+            failed.add(&entry.name, &error);
+        }
+    }
+    Ok(failed)
+}
+
+/// How many files below have names that are not.
+fn names_elsewhere(root: &Arc<dyn Dir>, below: &[Vec<u8>], threads: usize) -> Result<usize> {
+    let found: Mutex<HashMap<u64, (u64, u64)>> = Mutex::default();
+    each_file(root, below, threads, &|dir, name| {
+        let stat = dir.stat_at(name).on_entry("looking for a file's names")?;
+        if stat.nlink > 1 {
+            found.lock().entry(stat.ino).or_insert((0, stat.nlink)).0 += 1;
+        }
+        Ok(())
+    })?;
+    Ok(found.into_inner().values().filter(|(here, all)| here < all).count())
+}
+
+/// Overwrites a file's wrapped keys; false if it never had any. A damaged header loses what stands in their place.
+fn lose_keys(dir: &dyn Dir, name: &[u8]) -> Result<bool> {
+    let file = open_to_write(dir, name)?;
+    let mut page = Box::new([0; PAGE as usize]);
+    let read = file.read_at(&mut page[..], 0).attempt("reading a file's header")?;
+    if is_zero(&page[..read]) {
+        return Ok(false);
+    }
+    let page = without_keys(&page);
+    file.wait_writeback(0, PAGE).attempt("waiting for a file's header")?;
+    // No more than there was.
+    file.write_at(&page[..read], 0).attempt("overwriting a file's wrapped keys")?;
+    Ok(true)
+}
+
+/// Removes an entry with all that is in it, and the pieces of long targets. In its place, so that a cut removal is found again.
+fn remove(dir: &dyn Dir, name: &[u8], kind: Kind, links: &dyn Dir) -> std::io::Result<()> {
+    if kind == Kind::Symlink
+        && let Ok(target) = dir.readlink(name)
+        && let Some(id) = names::overflow_id(&target)
+    {
+        for index in 0.. {
+            if links.unlink(&overflow_name(id, index)).is_err() {
+                break;
+            }
+        }
+    }
+    if kind != Kind::Directory {
+        return dir.unlink(name);
+    }
+    let inner = dir.open_dir(name)?;
+    for entry in inner.entries()? {
+        remove(&*inner, &entry.name, entry.kind, links)?;
+    }
+    dir.rmdir(name)
+}

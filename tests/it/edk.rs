@@ -1,0 +1,349 @@
+//! Recipients of a volume's keys, against a model: whoever is one opens everything, whoever is not opens nothing.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use kmsfs::crypto::asymmetric::{PairSpec, PrivateKey};
+use kmsfs::kms::{KeyService, KeyState, KmsError, KmsErrorKind, Ledger};
+use kmsfs::volume::breakglass::BreakGlass;
+use kmsfs::volume::descriptor::Descriptor;
+use kmsfs::volume::disk::Dir;
+use kmsfs::volume::edk::{self, Change, Options, Report};
+use kmsfs::volume::host::HostDir;
+use kmsfs::volume::recipients::{OtherRegions, Recipient};
+use kmsfs::volume::{Caller, OpenMode, ROOT, Volume, VolumeError, VolumeOptions, rewrap};
+use proptest::prelude::*;
+
+use super::fake::{FakeKms, KEY};
+
+const ME: Caller = Caller { uid: 1000, gid: 1000 };
+const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
+const WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
+const OPTIONS: Options = Options { keep_mtime: false, dry_run: false, threads: 2 };
+
+/// Two keys of which one is offline: making one takes its time.
+fn pairs() -> &'static [Vec<u8>; 2] {
+    static PAIRS: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+    let make = || PrivateKey::generate(PairSpec::Rsa2048).unwrap().to_bytes().unwrap().expose().to_vec();
+    PAIRS.get_or_init(|| [make(), make()])
+}
+
+fn pair(n: usize) -> PrivateKey {
+    PrivateKey::from_bytes(PairSpec::Rsa2048, &pairs()[n]).unwrap()
+}
+
+struct Bed {
+    dir: tempfile::TempDir,
+    home: Arc<FakeKms>,
+    europe: Arc<FakeKms>,
+    files: u32,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let (dir, home) = (tempfile::tempdir().unwrap(), FakeKms::new());
+        Volume::init(&*HostDir::open(dir.path()).unwrap(), &*home, KEY).unwrap();
+        Self { dir, home, europe: FakeKms::in_region("eu-west-1"), files: 0 }
+    }
+
+    fn root(&self) -> Arc<dyn Dir> {
+        HostDir::open(self.dir.path()).unwrap()
+    }
+
+    fn regions(&self) -> OtherRegions {
+        let europe = self.europe.clone();
+        OtherRegions::new(move |region| match region {
+            "eu-west-1" => Ok(europe.clone()),
+            _ => Err(VolumeError::Unsupported("another region")),
+        })
+    }
+
+    fn recipient(&self, n: usize) -> Recipient {
+        match n {
+            0 => Recipient::kms(self.home.arn("alias/second")),
+            1 => Recipient::kms(self.europe.arn("alias/far")),
+            2 => Recipient::rsa(pair(0).public_key().unwrap(), None).unwrap(),
+            // The public key of a KMS key of the volume's own region, which no mount may use all the same.
+            _ => Recipient::rsa(pair(1).public_key().unwrap(), Some(self.home.arn("alias/rsa"))).unwrap(),
+        }
+    }
+
+    fn change(&self, change: &Change) -> Result<Report, VolumeError> {
+        let here: Arc<dyn KeyService> = self.home.clone();
+        let report = edk::change(&self.root(), &here, &self.regions(), change, &OPTIONS, &|| ())?;
+        assert_eq!(report.failed.count, 0, "{report:?}");
+        Ok(report)
+    }
+
+    fn mount(&self) -> Result<Volume, VolumeError> {
+        let options = VolumeOptions { regions: self.regions(), pool: 3, ..VolumeOptions::default() };
+        Volume::open(self.root(), self.home.clone(), self.home.clone(), options)
+    }
+
+    fn create(&mut self) -> Result<(), VolumeError> {
+        let volume = self.mount()?;
+        for _ in 0..2 {
+            let name = format!("file {}", self.files);
+            let made = volume.create(ME, ROOT, name.as_bytes(), 0o640, WRITE);
+            let Ok((_, handle)) = made else {
+                volume.close()?;
+                return made.map(drop);
+            };
+            volume.write(handle, 0, name.repeat(700).as_bytes(), false)?;
+            volume.release(handle)?;
+            self.files += 1;
+        }
+        volume.close()
+    }
+
+    /// How many files one recipient alone reads; None if not even the volume opens.
+    fn opened_by(&self, n: usize) -> Option<u32> {
+        let name = self.recipient(n).name;
+        match n {
+            0 => self.opened_with(self.home.clone(), &name),
+            1 => self.opened_with(self.europe.clone(), &name),
+            2 => self.opened_with(Arc::new(BreakGlass::new(pair(0), name.clone())), &name),
+            _ => self.opened_with(Arc::new(BreakGlass::new(pair(1), name.clone())), &name),
+        }
+    }
+
+    fn opened_with<K: KeyService + Ledger + 'static>(&self, service: Arc<K>, name: &str) -> Option<u32> {
+        let options =
+            VolumeOptions { read_only: true, only: Some(name.to_owned()), ..VolumeOptions::default() };
+        let volume = Volume::open(self.root(), service.clone(), service, options).ok()?;
+        Some((0..self.files).filter(|n| read(&volume, *n).is_ok()).count() as u32)
+    }
+}
+
+fn read(volume: &Volume, n: u32) -> Result<(), VolumeError> {
+    let name = format!("file {n}");
+    let node = volume.lookup(ROOT, name.as_bytes()).unwrap().node;
+    let handle = volume.open_file(ME, node, READ)?;
+    let mut out = vec![0; 100_000];
+    let len = volume.read(handle, 0, &mut out)?;
+    assert_eq!(out[..len], *name.repeat(700).as_bytes());
+    volume.release(handle)
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Add(usize),
+    Remove(usize),
+    Create,
+    Rewrap,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => (0..4usize).prop_map(Op::Add),
+        2 => (0..4usize).prop_map(Op::Remove),
+        2 => Just(Op::Create),
+        1 => Just(Op::Rewrap),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 10))]
+
+    #[test]
+    fn who_is_a_recipient_opens_all_and_who_is_not_nothing(ops in prop::collection::vec(op(), 1..9)) {
+        let mut bed = Bed::new();
+        let (mut model, mut rewraps) = ([false; 4], 0);
+        bed.create().unwrap();
+        for op in ops {
+            match op {
+                Op::Add(n) => {
+                    let done = bed.change(&Change::Add(bed.recipient(n)));
+                    if !model[n] && model.iter().filter(|there| **there).count() == 3 {
+                        prop_assert!(done.is_err());
+                    } else {
+                        prop_assert_eq!(done.unwrap().changed, if model[n] { 0 } else { bed.files.into() });
+                        model[n] = true;
+                    }
+                }
+                Op::Remove(n) => {
+                    let done = bed.change(&Change::Remove(bed.recipient(n).name)).unwrap();
+                    prop_assert_eq!(done.changed, if model[n] { bed.files.into() } else { 0 });
+                    model[n] = false;
+                }
+                Op::Create => bed.create().unwrap(),
+                Op::Rewrap => {
+                    rewraps += 1;
+                    let options = rewrap::Options {
+                        key_id: Some(format!("alias/own{rewraps}")), below: Vec::new(), change_service: false,
+                        keep_mtime: true, dry_run: false, threads: 1,
+                    };
+                    let here: Arc<dyn KeyService> = bed.home.clone();
+                    let nowhere = |_: &str| -> Result<Arc<dyn KeyService>, VolumeError> { panic!("no") };
+                    rewrap::rewrap(&bed.root(), &here, &nowhere, &options, &|| ()).unwrap();
+                }
+            }
+        }
+        for (n, there) in model.into_iter().enumerate() {
+            prop_assert_eq!(bed.opened_by(n), there.then_some(bed.files), "recipient {}", n);
+        }
+        let list = edk::list(&bed.root(), &[], 1).unwrap();
+        prop_assert_eq!(list.recipients.len(), model.iter().filter(|there| **there).count());
+        prop_assert_eq!(list.with_key, u64::from(bed.files));
+    }
+}
+
+#[test]
+fn a_mount_opens_with_the_keys_of_its_region_and_never_with_an_offline_one() {
+    let mut bed = Bed::new();
+    for n in [0, 1, 3] {
+        bed.change(&Change::Add(bed.recipient(n))).unwrap();
+    }
+    bed.create().unwrap();
+    bed.home.set_state(KEY, KeyState::Disabled);
+    // The second key of the region opens it, but nothing new is made without the first.
+    let before = (bed.home.calls().decrypt, bed.europe.calls().decrypt);
+    let volume = bed.mount().unwrap();
+    read(&volume, 0).unwrap();
+    let refused = volume.create(ME, ROOT, b"new", 0o600, WRITE).err();
+    assert!(
+        matches!(&refused, Some(VolumeError::Key(error)) if error.kind == KmsErrorKind::Disabled),
+        "{refused:?}"
+    );
+    volume.close().unwrap();
+    assert_eq!(bed.home.calls().decrypt - before.0, 4, "two keys each of the volume and the file");
+    assert_eq!(bed.europe.calls().decrypt, before.1);
+    bed.home.set_state("alias/second", KeyState::Disabled);
+    assert!(
+        matches!(bed.mount().err(), Some(VolumeError::Key(error)) if error.kind == KmsErrorKind::Disabled)
+    );
+}
+
+#[test]
+fn a_recipient_that_refuses_stops_new_files() {
+    let mut bed = Bed::new();
+    bed.change(&Change::Add(bed.recipient(1))).unwrap();
+    bed.europe.set_state("alias/far", KeyState::Disabled);
+    let refused = bed.create().unwrap_err();
+    assert!(refused.to_string().contains("recipient arn:aws:kms:eu-west-1"), "{refused}");
+    assert!(matches!(refused, VolumeError::Key(KmsError { kind: KmsErrorKind::Disabled, .. })));
+    let list = edk::list(&bed.root(), &[], 1).unwrap();
+    assert_eq!((list.with_key, list.empty), (0, 0), "nothing was created");
+    // Nor is a recipient added who refuses.
+    assert!(bed.change(&Change::Add(Recipient::kms(bed.europe.arn("alias/far")))).is_ok(), "it is one");
+    bed.change(&Change::Remove(bed.recipient(1).name)).unwrap();
+    let before = Descriptor::read(&*bed.root()).unwrap();
+    assert!(bed.change(&Change::Add(bed.recipient(1))).is_err());
+    assert_eq!(Descriptor::read(&*bed.root()).unwrap(), before);
+    bed.create().unwrap();
+}
+
+#[test]
+fn the_list_of_recipients_is_authenticated() {
+    let mut bed = Bed::new();
+    bed.change(&Change::Add(bed.recipient(2))).unwrap();
+    bed.create().unwrap();
+    let path = bed.dir.path().join("kmsfs.json");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let mine = Recipient::rsa(pair(1).public_key().unwrap(), None).unwrap();
+    let spki = |key: &Recipient| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(key.public_key.as_ref().unwrap().der())
+    };
+    let refused = |text: String| {
+        assert_ne!(text, good);
+        std::fs::write(&path, text).unwrap();
+        let error = bed.mount().map(drop).unwrap_err();
+        assert!(matches!(error, VolumeError::Descriptor(_)), "{error}");
+    };
+    refused(good.replace(&spki(&bed.recipient(2)), &spki(&mine)));
+    refused(good.replace(&bed.recipient(2).name, &mine.name));
+    let mut json: serde_json::Value = serde_json::from_str(&good).unwrap();
+    json["recipients"].as_array_mut().unwrap().clear();
+    refused(json.to_string());
+    json.as_object_mut().unwrap().remove("recipients");
+    json["features"].as_array_mut().unwrap().clear();
+    refused(json.to_string());
+    std::fs::write(&path, &good).unwrap();
+    bed.create().unwrap();
+}
+
+#[test]
+fn a_name_that_opens_nothing_does_not_get_the_keys_of_new_files() {
+    let mut bed = Bed::new();
+    bed.create().unwrap();
+    // Whoever can write to the backing puts a key of his own first.
+    let path = bed.dir.path().join("kmsfs.json");
+    let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let own = serde_json::json!({ "key_arn": bed.home.arn("alias/mine"), "ciphertext": "AAAA" });
+    json["volume_keys"].as_array_mut().unwrap().insert(0, own);
+    std::fs::write(&path, json.to_string()).unwrap();
+    let made = bed.home.calls().generate_data_key;
+    assert!(matches!(bed.create(), Err(VolumeError::Key(_))));
+    assert_eq!(bed.home.calls().generate_data_key, made);
+}
+
+#[test]
+fn the_own_key_is_not_removed_and_no_file_loses_its_last() {
+    let mut bed = Bed::new();
+    bed.create().unwrap();
+    assert!(matches!(bed.change(&Change::Remove(bed.home.arn(KEY))), Err(VolumeError::Invalid(_))));
+    bed.change(&Change::Add(bed.recipient(0))).unwrap();
+    assert!(matches!(
+        bed.change(&Change::Add(Recipient::kms(bed.home.arn(KEY)))),
+        Err(VolumeError::Invalid(_))
+    ));
+    // A mounted volume is left alone.
+    let volume = bed.mount().unwrap();
+    assert!(matches!(bed.change(&Change::Add(bed.recipient(2))), Err(VolumeError::InUse)));
+    volume.close().unwrap();
+    // Brought under what was a recipient, that is the own key, and stands in each file once.
+    let options = rewrap::Options {
+        key_id: Some("alias/second".into()),
+        below: Vec::new(),
+        change_service: false,
+        keep_mtime: true,
+        dry_run: false,
+        threads: 1,
+    };
+    let here: Arc<dyn KeyService> = bed.home.clone();
+    let nowhere = |_: &str| -> Result<Arc<dyn KeyService>, VolumeError> { panic!("no") };
+    rewrap::rewrap(&bed.root(), &here, &nowhere, &options, &|| ()).unwrap();
+    bed.create().unwrap();
+    let list = edk::list(&bed.root(), &[], 1).unwrap();
+    assert_eq!(list.files.into_iter().collect::<Vec<_>>(), [(bed.home.arn("alias/second"), 4)]);
+    assert!(matches!(bed.change(&Change::Remove(bed.recipient(0).name)), Err(VolumeError::Invalid(_))));
+    for n in [1, 2, 3] {
+        bed.change(&Change::Add(bed.recipient(n))).unwrap();
+    }
+    assert_eq!(bed.opened_by(3), Some(4));
+}
+
+#[test]
+fn a_volume_whose_key_is_lost_comes_under_another() {
+    let mut bed = Bed::new();
+    for n in [1, 2] {
+        bed.change(&Change::Add(bed.recipient(n))).unwrap();
+    }
+    bed.create().unwrap();
+    bed.home.set_state(KEY, KeyState::PendingDeletion);
+    assert!(bed.mount().is_err());
+    let name = bed.recipient(2).name;
+    let key = BreakGlass::new(pair(0), name.clone());
+    let rescue = |key: &BreakGlass| {
+        edk::rescue(&bed.root(), (key, &name), (&*bed.home, "alias/new"), &OPTIONS, &|| ())
+    };
+    assert!(rescue(&BreakGlass::new(pair(1), name.clone())).is_err(), "another private key");
+    let report = rescue(&key).unwrap();
+    assert_eq!((report.changed, report.failed.count), (2, 0));
+    assert_eq!(rescue(&key).unwrap().already, 2);
+    read(&bed.mount().unwrap(), 1).unwrap();
+    let list = edk::list(&bed.root(), &[], 1).unwrap();
+    let new = bed.home.arn("alias/new");
+    assert!(list.volume_keys[0] == new && list.files[&new] == 2 && list.files.len() == 3, "{list:?}");
+    for n in [1, 2] {
+        assert_eq!(bed.opened_by(n), Some(2));
+    }
+    // Or under one of another region, which it then belongs to.
+    let europe =
+        edk::rescue(&bed.root(), (&key, &name), (&*bed.europe, "alias/eu"), &OPTIONS, &|| ()).unwrap();
+    assert_eq!(europe.changed, 2);
+    let (service, options) = (bed.europe.clone(), VolumeOptions::default());
+    read(&Volume::open(bed.root(), service.clone(), service, options).unwrap(), 0).unwrap();
+    assert_eq!(Path::new(&Descriptor::read(&*bed.root()).unwrap().region), Path::new("eu-west-1"));
+}
