@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-pub(super) use self::journal::{RELINK, finish};
 use self::journal::{Progress, Relink};
+pub(super) use self::journal::{RELINK, finish};
 use super::descriptor::{self, Descriptor, Unwrapped};
 use super::disk::{BackingFile, Change, Dir, Kind, RenameMode, SetTime, Stat, Time};
 use super::each::{Failures, each_file_in, joined, walk};
