@@ -148,9 +148,6 @@ pub(super) fn each_file_in(
     })
 }
 
-/// What is done with some files of one directory at once; an outcome for each.
-pub(super) type BatchWork<'a> = dyn Fn(&dyn Dir, &[Vec<u8>]) -> Vec<Result<()>> + Sync + 'a;
-
 /// The same as [`each_file`] with some files of one directory at once.
 pub(super) fn each_batch(
     root: &Arc<dyn Dir>,
