@@ -120,7 +120,7 @@ fn read_event(record: &Record) -> Option<Event> {
     serde_json::from_slice(&record.event).ok()
 }
 
-/// What of an event the index is made of. The rest is passed over, which takes a fifth of the time.
+/// What of an event the index is made of. The rest is passed over.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Indexed<'a> {

@@ -664,13 +664,14 @@ mod tests {
         const PAGES: u8 = 200;
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
-        let put = |n: u8| {
+        // What is written over with itself is not written.
+        let put = |n: u8, with: u8| {
             let mut tx = store.write(Durability::Soon).unwrap();
-            tx.put("c", &[n], &[n; 3000]).unwrap();
+            tx.put("c", &[n], &[with; 3000]).unwrap();
             tx.commit().unwrap();
         };
         for n in 0..PAGES {
-            put(n);
+            put(n, 0);
         }
         let path = dir.path().join("s.db");
         let pages = || {
@@ -682,14 +683,14 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(move || {
                 for n in 0..PAGES / 4 {
-                    put(n);
+                    put(n, 1);
                     begin.send(()).unwrap();
                 }
             });
             begun.recv().unwrap();
             checkpoint(&path, &store.writer).unwrap();
         });
-        put(0);
+        put(0, 2);
         let after = pages();
         assert!(after < before, "{before} pages, then {after}");
         assert_eq!(everything(&store, "c").len(), usize::from(PAGES));
