@@ -250,7 +250,7 @@ fn another_account_copies_when_both_sides_let_it() {
 
     // The copy is the other account's, under its own key, whatever becomes of the first.
     bed.run(["--account", OWNER, "key", "policy", "put", KEY, "--policy", "without.json"]);
-    bed.run(["--account", OWNER, "key", "schedule-deletion", KEY]);
+    bed.run(["--account", OWNER, "key", "schedule-deletion", "--yes", KEY]);
     let snaps = depot(&bed.dir().join("snaps"));
     let copy = write_out(&snaps, "c", &session(bed, OTHER, THERE), &bed.dir().join("copy"));
     assert_eq!((&*copy.account, &*copy.region), (OTHER, THERE));
