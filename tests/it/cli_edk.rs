@@ -174,7 +174,7 @@ fn a_volume_whose_key_is_deleted_is_brought_under_another_by_an_rsa_key_of_the_s
     bed.run(["edk", "add", "vault", "--key", "alias/glass", "--keep-mtime"]);
     assert_eq!(files_of(&bed, "recipient, offline"), [7]);
     bed.run(["key", "create", "--alias", "alias/new"]);
-    bed.run(["key", "schedule-deletion", KEY]);
+    bed.run(["key", "schedule-deletion", "--yes", KEY]);
     // Not by a mount, though the key service has the RSA key too.
     assert_eq!(bed.refused_with(["mount", "vault", "plain"]).0, 3);
     bed.run(["recover", "vault", "out", "--key", "alias/glass"]);
