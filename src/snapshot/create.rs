@@ -16,7 +16,7 @@ use super::manifest::{Manifest, ManifestSink, Reader, Records};
 use super::packs::{PACK_PAGES, Packer, Tables};
 use crate::crypto::random;
 use crate::kms::{KeyService, Ledger, SnapshotAction};
-use crate::volume::descriptor::{self as volume_descriptor, LOCK, PRIVATE_DIR};
+use crate::volume::descriptor::{self as volume_descriptor, LOCK, ListedRecipient, PRIVATE_DIR};
 use crate::volume::disk::{Dir, Time};
 use crate::volume::epoch::Epoch;
 use crate::volume::keys::VolumeKeys;
@@ -253,6 +253,7 @@ impl<'a> Work<'a> {
             packs,
             counts,
             keys,
+            recipients: ListedRecipient::list(&described.recipients),
             volume_keys: Descriptor::seal_keys(&described.keys),
             mac: String::new(),
         };

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::error::{Result, SnapshotError};
 use crate::crypto::{Secret, mac};
 use crate::kms::{FileEvent, KeyService, SnapshotAction};
-use crate::volume::descriptor::Feature;
+use crate::volume::descriptor::{Feature, ListedRecipient};
 use crate::volume::header::WrappedKey;
 use crate::volume::keys::{VolumeId, VolumeKey, VolumeKeys, volume_context};
+use crate::volume::recipients::Recipient;
 
 /// Version of the format of snapshots.
 pub const SNAPSHOT_FORMAT: u32 = 1;
@@ -156,6 +157,9 @@ pub struct Descriptor {
     pub counts: Counts,
     /// The files by the KMS keys they are under. Entries of the manifest name a set by its place in this list.
     pub keys: Vec<KeyUse>,
+    /// The volume's recipients, as kmsfs.json lists them: whoever writes to what is restored wraps for them too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<ListedRecipient>,
     /// The wrapped volume key; outside of the MAC, as in kmsfs.json: authenticated by what it opens to.
     pub volume_keys: Vec<SealedKey>,
     /// Hex.
@@ -225,6 +229,7 @@ impl Descriptor {
         let plain = |text: &str| {
             text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
         };
+        self.listed_recipients()?;
         let texts = [&self.region, &self.account, &self.epoch];
         let origin = self.copied_from.iter().flat_map(|o| [&o.region, &o.account]);
         let arns = self.keys.iter().flat_map(|k| &k.key_arns);
@@ -247,6 +252,12 @@ impl Descriptor {
         let known = |name: &String| Feature::ALL.into_iter().find(|feature| feature.name() == name);
         let newer = |name| SnapshotError::Newer(format!("the snapshot needs the feature {name:?}"));
         self.features.iter().map(|name| known(name).ok_or_else(|| newer(name))).collect()
+    }
+
+    /// The volume's recipients.
+    pub fn listed_recipients(&self) -> Result<Vec<Recipient>> {
+        let damaged = || SnapshotError::damaged("snapshot.json names a recipient's public key that is none");
+        self.recipients.iter().map(|listed| listed.parse().ok_or_else(damaged)).collect()
     }
 
     /// The wrapped volume keys.
@@ -353,6 +364,7 @@ mod tests {
                 key_arns: vec!["arn:aws:kms:us-east-1:000000000000:key/x".into()],
                 files: 1,
             }],
+            recipients: Vec::new(),
             volume_keys: vec![SealedKey { key_arn: "arn".into(), ciphertext: "AAAA".into() }],
             mac: String::new(),
         }

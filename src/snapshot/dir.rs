@@ -42,7 +42,8 @@ pub struct SnapshotDir {
 pub(super) fn volume_json(descriptor: &Descriptor, volume: &VolumeKeys) -> Result<Vec<u8>> {
     let keys = descriptor.wrapped_keys()?;
     let (region, features) = (descriptor.region.clone(), descriptor.volume_features()?);
-    Ok(volume_descriptor::Descriptor::new(volume, region, features, keys).encode()?)
+    let recipients = descriptor.listed_recipients()?;
+    Ok(volume_descriptor::Descriptor::with(volume, region, features, keys, recipients).encode()?)
 }
 
 /// The epoch marker of the captured state.

@@ -130,6 +130,7 @@ mod tests {
                 KeyUse { key_arns: vec![key(2), key(3)], files: 1 },
                 KeyUse { key_arns: vec![key(4)], files: 0 },
             ],
+            recipients: Vec::new(),
             volume_keys: vec![SealedKey { key_arn: key(1), ciphertext: String::new() }],
             mac: String::new(),
         }

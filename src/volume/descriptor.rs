@@ -38,7 +38,7 @@ struct Json {
     region: String,
     volume_keys: Vec<JsonKey>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    recipients: Vec<JsonRecipient>,
+    recipients: Vec<ListedRecipient>,
     mac: String,
 }
 
@@ -71,9 +71,10 @@ impl Feature {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// A recipient as JSON names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct JsonRecipient {
+pub struct ListedRecipient {
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     public_key: Option<String>,
@@ -107,12 +108,13 @@ pub struct Unwrapped {
 }
 
 impl Descriptor {
-    /// A new one, authenticated.
+    /// A new one without recipients, authenticated.
     pub fn new(volume: &VolumeKeys, region: String, features: Vec<Feature>, keys: Vec<WrappedKey>) -> Self {
         Self::with(volume, region, features, keys, Vec::new())
     }
 
-    fn with(
+    /// A new one, authenticated.
+    pub fn with(
         volume: &VolumeKeys,
         region: String,
         features: Vec<Feature>,
@@ -175,7 +177,7 @@ impl Descriptor {
             volume_id: hex::encode(self.id),
             region: self.region.clone(),
             volume_keys: keys.collect(),
-            recipients: self.recipients.iter().map(to_json).collect(),
+            recipients: ListedRecipient::list(&self.recipients),
             mac: hex::encode(self.mac),
         };
         let mut text =
@@ -225,7 +227,7 @@ impl Descriptor {
             let ciphertext = STANDARD.decode(&key.ciphertext).map_err(|_| damaged())?;
             keys.push(WrappedKey { key_arn: key.key_arn, ciphertext });
         }
-        let recipients = json.recipients.into_iter().map(|r| from_json(r).ok_or_else(damaged));
+        let recipients = json.recipients.iter().map(|listed| listed.parse().ok_or_else(damaged));
         let recipients = recipients.collect::<Result<Vec<_>>>()?;
         let holders: Vec<_> = features.iter().copied().filter(|f| *f != Feature::Recipients).collect();
         if recipients.len() > MAX_RECIPIENTS || features != with_feature(holders, &recipients) {
@@ -295,21 +297,28 @@ fn with_feature(mut features: Vec<Feature>, recipients: &[Recipient]) -> Vec<Fea
     features
 }
 
-fn to_json(recipient: &Recipient) -> JsonRecipient {
-    let public_key = recipient.public_key.as_ref().map(|key| STANDARD.encode(key.der()));
-    JsonRecipient { name: recipient.name.clone(), public_key }
-}
+impl ListedRecipient {
+    /// Recipients as a descriptor lists them.
+    pub fn list(recipients: &[Recipient]) -> Vec<Self> {
+        let listed = |recipient: &Recipient| Self {
+            name: recipient.name.clone(),
+            public_key: recipient.public_key.as_ref().map(|key| STANDARD.encode(key.der())),
+        };
+        recipients.iter().map(listed).collect()
+    }
 
-fn from_json(json: JsonRecipient) -> Option<Recipient> {
-    let public_key = match json.public_key {
-        None => None,
-        Some(text) => {
-            let key = PublicKey::parse(&STANDARD.decode(text).ok()?).ok()?;
-            key.encrypts_at_most(Oaep::Sha256)?;
-            Some(key)
-        }
-    };
-    Some(Recipient { name: json.name, public_key })
+    /// Whom it names; None if its public key is none.
+    pub fn parse(&self) -> Option<Recipient> {
+        let public_key = match &self.public_key {
+            None => None,
+            Some(text) => {
+                let key = PublicKey::parse(&STANDARD.decode(text).ok()?).ok()?;
+                key.encrypts_at_most(Oaep::Sha256)?;
+                Some(key)
+            }
+        };
+        Some(Recipient { name: self.name.clone(), public_key })
+    }
 }
 
 fn authenticated(features: &[Feature], id: &VolumeId, region: &str, recipients: &[Recipient]) -> Vec<u8> {

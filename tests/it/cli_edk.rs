@@ -292,3 +292,22 @@ fn a_killed_addition_and_removal_go_on() {
     }
     assert!(halfway > 0, "no kill came in the middle");
 }
+
+#[test]
+fn what_is_restored_from_a_snapshot_keeps_its_recipients() {
+    let bed = Bed::with_own_key();
+    offline(&bed);
+    bed.run(["edk", "add", "vault", "--public-key", "public.pem"]);
+    bed.mount();
+    fs::write(bed.plain("old"), "in the snapshot").unwrap();
+    bed.run(["snapshot", "create", "vault", "--name", "one", "--to", "depot"]);
+    bed.unmount();
+    fs::remove_dir_all(bed.dir().join("vault")).unwrap();
+    bed.run(["snapshot", "restore", "one", "--in", "depot", "vault"]);
+    bed.mount();
+    fs::write(bed.plain("new"), "after it").unwrap();
+    bed.unmount();
+    assert_eq!(files_of(&bed, "recipient, offline"), [2]);
+    bed.run(["recover", "vault", "out", "--private-key", "private.der"]);
+    assert_eq!(fs::read_to_string(bed.dir().join("out/new")).unwrap(), "after it");
+}

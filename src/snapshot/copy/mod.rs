@@ -283,6 +283,8 @@ fn draft(
         packs: Vec::new(),
         counts: old.counts,
         keys: Vec::new(),
+        // A copy is for its own key alone.
+        recipients: Vec::new(),
         volume_keys: Descriptor::seal_keys(&[wrapped]),
         mac: String::new(),
     };

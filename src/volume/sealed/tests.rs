@@ -162,7 +162,7 @@ fn what_is_cut_moved_or_exchanged_shows() {
         "block 1 does not authenticate",
     );
     is_damaged(&join(&[page(0), page(1), &[0; P], page(3), page(4), page(5)]), "a block claims 0 bytes");
-    is_damaged(&join(&[page(5), page(1), page(5)]), "lists 0 wrapped keys");
+    is_damaged(&join(&[page(5), page(1), page(5)]), "holds no wrapped key");
     is_damaged(&join(&[page(0), page(1), page(0)]), "absent, or another");
 
     // Of another file with the same content, for the same recipient.
