@@ -205,7 +205,19 @@ impl Story {
 
     /// Events of the role in an account's log of a region: which have an error, and which have none.
     fn events(&self, account: &str, region: &str, event: &str) -> (usize, usize) {
-        let args = ["--account", account, "--region", region, "audit", "lookup", "--event", event, "--json"];
+        let args = [
+            "--account",
+            account,
+            "--region",
+            region,
+            "audit",
+            "lookup",
+            "--event",
+            event,
+            "--limit",
+            "10000",
+            "--json",
+        ];
         let found = answer(&self.bed, &args);
         let by_role = found["Events"].as_array().unwrap().iter().filter(|event| {
             let text = event.to_string();
