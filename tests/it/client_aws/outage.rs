@@ -112,7 +112,7 @@ fn refusals_become_the_errors_that_the_page_promises() {
     assert_eq!(open(&bed.plain("a")), libc::EACCES);
     put_policy(&[allow]);
     assert_eq!(open(&bed.plain("a")), 0);
-    server.kmsfs(&["key", "schedule-deletion", "alias/vault", "--pending-window-in-days", "7"]);
+    server.kmsfs(&["key", "schedule-deletion", "alias/vault", "--pending-window-in-days", "7", "--yes"]);
     assert_eq!(open(&bed.plain("a")), libc::EKEYREVOKED);
     bed.unmount();
     let (code, told) = bed.refused_with(["mount", "vault", "plain"]);
