@@ -396,6 +396,8 @@ fn the_demonstration_tells_its_story_and_leaves_nothing() {
         "Required key not available",
         "the log is whole",
         "2 files with",
+        "under a key of the other region",
+        "the other account's calls are in the log",
         "of 1 volume cannot be read without",
         "every file is there again",
         "whole story",

@@ -209,6 +209,7 @@ fn snapshots_are_counted_by_what_they_say() {
         packs: Vec::new(),
         counts: Counts::default(),
         keys: vec![set(&[&key], 40), set(&[&key, &other], 2), set(&[&other], 1)],
+        recipients: Vec::new(),
         volume_keys: [&key, &other]
             .map(|key| SealedKey { key_arn: key.clone(), ciphertext: String::new() })
             .to_vec(),

@@ -1,6 +1,7 @@
 //! `kmsfs demo`: the whole story on real files in a temporary home, by the very commands a user would type.
 //! Each step is checked; the first that does not hold ends the demonstration with an error.
 
+mod copies;
 mod files;
 mod stage;
 
@@ -11,7 +12,7 @@ use self::files::{copy_tree, dump, entries, find_backing, own_sources, read_tree
 use self::stage::{Stage, hold, print};
 use super::error::CliError;
 
-/// Tells the whole story on real files: mount, ciphertext, rotation, refusal, log, rewrapping, deletion
+/// Tells the whole story on real files: mount, ciphertext, rotation, refusal, log, copies in another region and account, rewrapping, deletion
 ///
 /// Everything happens in a temporary directory, which is removed at the end.
 #[derive(Debug, clap::Args)]
@@ -54,6 +55,7 @@ fn tell(stage: &Stage, files: &Path) -> Told<()> {
     password(stage)?;
     log(stage)?;
     compare(stage, files)?;
+    copies::tell(stage, files)?;
     rewrap(stage, &seen)?;
     deletion(stage, files)?;
     print("\nThat was the whole story. `kmsfs help` lists the verbs, README.md the first five minutes.");
