@@ -398,7 +398,7 @@ fn the_demonstration_tells_its_story_and_leaves_nothing() {
         "2 files with",
         "under a key of the other region",
         "the other account's calls are in the log",
-        "of 1 volume cannot be read without",
+        "of 1 snapshot, cannot be read without",
         "every file is there again",
         "whole story",
     ] {
