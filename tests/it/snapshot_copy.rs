@@ -346,46 +346,19 @@ fn kill_rounds(rounds: usize) {
     let (bed, shown) = bed(200);
     let depot = depot(&bed.dir().join("snaps"));
     let (mut resumed, mut killed) = (0, 0);
+    let copy = |name: &str, more: &[&str]| {
+        let args = ["snapshot", "copy", "s", "--in", "snaps", "--to", THERE, "--unit", "1", "--threads", "2"];
+        bed.command(args.iter().chain(&["--name", name]).chain(more))
+    };
     // How long one takes that nobody kills.
     let begun = Instant::now();
-    bed.run([
-        "snapshot",
-        "copy",
-        "s",
-        "--in",
-        "snaps",
-        "--to",
-        THERE,
-        "--unit",
-        "1",
-        "--threads",
-        "2",
-        "--name",
-        "w",
-    ]);
+    assert!(copy("w", &[]).output().unwrap().status.success());
     let whole = begun.elapsed();
     for round in 0..rounds {
         let name = format!("c{round}");
-        let copy = |more: &[&str]| {
-            let args = [
-                "snapshot",
-                "copy",
-                "s",
-                "--in",
-                "snaps",
-                "--to",
-                THERE,
-                "--unit",
-                "1",
-                "--threads",
-                "2",
-                "--name",
-            ];
-            bed.command(args.iter().copied().chain([&*name]).chain(more.iter().copied()))
-        };
         let begun = Instant::now();
         for step in 1.. {
-            let mut child = copy(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let mut child = copy(&name, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             let wait = whole * (5 + (step * 37 + round as u32 * 23) % 60) / 100;
             let until = Instant::now() + wait;
             while Instant::now() < until && child.try_wait().unwrap().is_none() {
@@ -402,7 +375,7 @@ fn kill_rounds(rounds: usize) {
                     killed += 1;
                     let there = Snapshot::find(depot.clone(), &name).is_ok();
                     if there || begun.elapsed() > Duration::from_secs(5) {
-                        let output = copy(&["--json"]).output().unwrap();
+                        let output = copy(&name, &["--json"]).output().unwrap();
                         if there {
                             // It was killed between its end and the sweeping.
                             assert_eq!(output.status.code(), Some(2));
