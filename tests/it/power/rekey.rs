@@ -11,9 +11,8 @@ use kmsfs::volume::recipients::{OtherRegions, Recipient};
 use kmsfs::volume::rekey::{Options, Report, rekey};
 use kmsfs::volume::{OpenMode, ROOT, Volume, VolumeError, edk};
 
-use super::crash::Trial;
 use super::disk::Disk;
-use super::oracle::{Object, dump};
+use super::rewrap::{content, trial};
 use super::world::Nature;
 use crate::fake::FakeKms;
 use crate::model::options;
@@ -54,13 +53,6 @@ fn fill(volume: &Volume) {
     volume.mknod(CALLER, ROOT, b"empty", Kind::File, 0o600, 0).unwrap();
 }
 
-fn content(disk: &Arc<Disk>, kms: &Arc<FakeKms>) -> Object {
-    let volume = Volume::open(disk.root(), kms.clone(), kms.clone(), options()).unwrap();
-    let found = dump(&volume, ROOT, None).unwrap();
-    volume.close().unwrap();
-    found
-}
-
 /// Of every file: inode and commitment to the data key.
 fn keys(disk: &Arc<Disk>) -> BTreeSet<(u64, [u8; 32])> {
     fn look(dir: &dyn Dir, found: &mut BTreeSet<(u64, [u8; 32])>) {
@@ -95,19 +87,10 @@ fn leftovers(disk: &Arc<Disk>) -> Vec<String> {
     odd.chain(root).map(|e| String::from_utf8_lossy(&e.name).into_owned()).collect()
 }
 
-fn trial(nature: Nature, seed: u64) -> (Trial, Object) {
-    let trial = Trial::new(nature, seed).unwrap();
-    let volume = Volume::open(trial.disk.root(), trial.kms.clone(), trial.kms.clone(), options()).unwrap();
-    fill(&volume);
-    volume.close().unwrap();
-    let before = content(&trial.disk, &trial.kms);
-    (trial, before)
-}
-
 #[test]
 fn a_rekeying_that_is_cut_loses_nothing_and_goes_on() {
     for (seed, restless, unordered) in [(1, 0, false), (2, 20, false), (3, 60, true), (4, 0, true)] {
-        let (mut trial, before) = trial(Nature { restless, unordered, ..Nature::default() }, seed);
+        let (mut trial, before) = trial(Nature { restless, unordered, ..Nature::default() }, seed, fill);
         let old = commitments(&trial.disk);
         assert_eq!((old.len(), keys(&trial.disk).len()), (5, 5));
         trial.plan_all();
@@ -147,7 +130,7 @@ fn a_rekeying_that_is_cut_loses_nothing_and_goes_on() {
 
 #[test]
 fn a_cut_rekeying_without_a_mount_between_goes_on_too() {
-    let (mut trial, before) = trial(Nature::default(), 11);
+    let (mut trial, before) = trial(Nature::default(), 11, fill);
     let old = commitments(&trial.disk);
     trial.plan_all();
     run(&trial.disk, &trial.kms, &whole()).unwrap();
@@ -165,7 +148,7 @@ fn a_cut_rekeying_without_a_mount_between_goes_on_too() {
 
 #[test]
 fn what_a_mount_changes_between_two_runs_is_not_taken_for_done() {
-    let (mut trial, _) = trial(Nature::default(), 12);
+    let (mut trial, _) = trial(Nature::default(), 12, fill);
     let old = commitments(&trial.disk);
     trial.plan_all();
     run(&trial.disk, &trial.kms, &whole()).unwrap();
@@ -196,7 +179,7 @@ fn what_a_mount_changes_between_two_runs_is_not_taken_for_done() {
 
 #[test]
 fn recipients_get_the_new_keys_and_the_rest_of_a_volume_stays() {
-    let (trial, before) = trial(Nature::default(), 13);
+    let (trial, before) = trial(Nature::default(), 13, fill);
     let here: Arc<dyn KeyService> = trial.kms.clone();
     let second = trial.kms.arn("alias/second");
     let add = edk::Change::Add(Recipient::kms(second.clone()));

@@ -60,14 +60,16 @@ fn fill(volume: &Volume) {
     volume.mknod(CALLER, ROOT, b"empty", Kind::File, 0o600, 0).unwrap();
 }
 
-fn content(disk: &Arc<Disk>, kms: &Arc<FakeKms>) -> Object {
+/// All that a volume holds.
+pub(super) fn content(disk: &Arc<Disk>, kms: &Arc<FakeKms>) -> Object {
     let volume = Volume::open(disk.root(), kms.clone(), kms.clone(), options()).unwrap();
     let found = dump(&volume, ROOT, None).unwrap();
     volume.close().unwrap();
     found
 }
 
-fn trial(nature: Nature, seed: u64) -> (Trial, Object) {
+/// A volume that `fill` has filled, closed, and what it holds.
+pub(super) fn trial(nature: Nature, seed: u64, fill: fn(&Volume)) -> (Trial, Object) {
     let trial = Trial::new(nature, seed).unwrap();
     let volume = Volume::open(trial.disk.root(), trial.kms.clone(), trial.kms.clone(), options()).unwrap();
     fill(&volume);
@@ -79,7 +81,7 @@ fn trial(nature: Nature, seed: u64) -> (Trial, Object) {
 #[test]
 fn a_rewrap_that_is_cut_loses_nothing_and_goes_on() {
     for (seed, restless, unordered) in [(1, 0, false), (2, 20, false), (3, 60, true), (4, 0, true)] {
-        let (mut trial, before) = trial(Nature { restless, unordered, ..Nature::default() }, seed);
+        let (mut trial, before) = trial(Nature { restless, unordered, ..Nature::default() }, seed, fill);
         trial.plan_all();
         let opened = trial.kms.calls().decrypt;
         let report = run(&trial.disk, &trial.kms, &to(Some(OTHER))).unwrap();
@@ -115,7 +117,7 @@ fn a_rewrap_that_is_cut_loses_nothing_and_goes_on() {
 
 #[test]
 fn what_a_crash_may_have_cut_is_mended_first() {
-    let (trial, _) = trial(Nature::default(), 5);
+    let (trial, _) = trial(Nature::default(), 5, fill);
     let volume = Volume::open(trial.disk.root(), trial.kms.clone(), trial.kms.clone(), options()).unwrap();
     let busy = run(&trial.disk, &trial.kms, &to(Some(OTHER)));
     assert!(matches!(busy, Err(VolumeError::InUse)), "{busy:?}");
@@ -137,7 +139,7 @@ fn what_a_crash_may_have_cut_is_mended_first() {
 
 #[test]
 fn a_dry_run_writes_nothing_and_asks_once() {
-    let (trial, before) = trial(Nature::default(), 6);
+    let (trial, before) = trial(Nature::default(), 6, fill);
     let name = [b'x'; 44];
     trial.disk.root().create_file(&name, 0o600).unwrap();
     let (then, asked) = (counted(&trial.disk), trial.kms.calls().re_encrypt);
@@ -153,7 +155,7 @@ fn a_dry_run_writes_nothing_and_asks_once() {
 
 #[test]
 fn a_part_leaves_the_rest_and_the_volume_key() {
-    let (trial, before) = trial(Nature::default(), 7);
+    let (trial, before) = trial(Nature::default(), 7, fill);
     let root = trial.disk.root();
     let entries = root.entries().unwrap();
     let dir = entries.iter().find(|e| e.kind == Kind::Directory && !e.name.contains(&b'.')).unwrap();
@@ -172,7 +174,7 @@ fn a_part_leaves_the_rest_and_the_volume_key() {
 #[test]
 fn times_go_on_by_a_second_unless_they_are_to_stay() {
     for keep_mtime in [false, true] {
-        let (trial, _) = trial(Nature::default(), 8);
+        let (trial, _) = trial(Nature::default(), 8, fill);
         let root = trial.disk.root();
         let files = |root: &Arc<dyn Dir>| {
             let mut stats: Vec<_> = root.entries().unwrap();
@@ -195,7 +197,7 @@ fn times_go_on_by_a_second_unless_they_are_to_stay() {
 
 #[test]
 fn a_volume_comes_under_a_key_of_another_region() {
-    let (trial, before) = trial(Nature::default(), 9);
+    let (trial, before) = trial(Nature::default(), 9, fill);
     let there = FakeKms::in_region("eu-central-1");
     let here: Arc<dyn KeyService> = there.clone();
     let old = trial.kms.clone();
