@@ -29,6 +29,7 @@ pub struct FakeKms {
     region: String,
     generation: AtomicU64,
     state: Mutex<State>,
+    re_encrypting: Mutex<Option<Box<dyn FnMut() + Send>>>,
 }
 
 #[derive(Default)]
@@ -54,7 +55,12 @@ impl FakeKms {
 
     pub fn in_region(region: &str) -> Arc<Self> {
         let (generation, state) = (AtomicU64::new(1), Mutex::default());
-        Arc::new(Self { region: region.to_owned(), generation, state })
+        Arc::new(Self { region: region.to_owned(), generation, state, re_encrypting: Mutex::default() })
+    }
+
+    /// What is to happen within every ReEncrypt.
+    pub fn on_re_encrypt(&self, happens: impl FnMut() + Send + 'static) {
+        *self.re_encrypting.lock() = Some(Box::new(happens));
     }
 
     /// ARN of a key id or alias; an ARN stays as it is.
@@ -173,6 +179,9 @@ impl KeyService for FakeKms {
         destination_key_id: &str,
         destination_context: &EncryptionContext,
     ) -> Result<ReEncrypted, KmsError> {
+        if let Some(happens) = &mut *self.re_encrypting.lock() {
+            happens();
+        }
         let opened = self.unseal(ciphertext, source_context);
         let known = opened.as_ref().map_or("", |(key_arn, _)| key_arn).to_owned();
         self.ask(&known, |calls| calls.re_encrypt += 1)?;

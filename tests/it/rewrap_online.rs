@@ -13,7 +13,8 @@ use kmsfs::kms::{KeyService, KeyState};
 use kmsfs::volume::disk::{Dir, RenameMode};
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::rewrap::{Options, Report, summarise};
-use kmsfs::volume::{NodeId, OpenMode, ROOT, Volume, VolumeError, VolumeOptions};
+use kmsfs::volume::{Attr, NodeId, OpenMode, ROOT, Volume, VolumeError, VolumeOptions};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::cli::json as answer;
@@ -251,6 +252,50 @@ fn not_one_file_stays_behind_while_names_and_contents_change() {
         }
         assert!(files > 20, "{files}");
         volume.close().unwrap();
+    }
+}
+
+/// A file is removed while its key is rewrapped, and its name and inode number go to a new one, again and again; the last
+/// is open: that is another node, whose header is in memory.
+#[test]
+fn a_file_with_the_inode_number_of_a_removed_one_is_rewrapped_where_it_is_open() {
+    let fixture = Fixture::new();
+    let volume = Arc::new(fixture.open());
+    let (attr, handle) = volume.create(CALLER, ROOT, b"file", 0o600, READ_WRITE).unwrap();
+    volume.write(handle, 0, b"before", false).unwrap();
+    volume.release(handle).unwrap();
+    volume.forget(attr.node, 1);
+    let (calls, volume_again) = (AtomicUsize::new(0), volume.clone());
+    let open = Arc::new(Mutex::new(None));
+    let opened = open.clone();
+    fixture.kms.on_re_encrypt(move || {
+        if calls.fetch_add(1, Ordering::SeqCst) > 2 {
+            return;
+        }
+        if let Some((attr, handle)) = opened.lock().take() {
+            let _: Attr = attr;
+            volume_again.release(handle).unwrap();
+            volume_again.forget(attr.node, 1);
+        }
+        volume_again.unlink(ROOT, b"file").unwrap();
+        let made = volume_again.create(CALLER, ROOT, b"file", 0o600, READ_WRITE).unwrap();
+        volume_again.write(made.1, 0, b"after", false).unwrap();
+        *opened.lock() = Some(made);
+    });
+    let under = fixture.kms.arn(OTHER);
+    // A part of the volume: new files are not under the key from the start.
+    let below = volume.stored_path(&[b"file".to_vec()]).unwrap();
+    fixture.rewrap(&volume, &Options { below, ..to(OTHER) }).unwrap();
+    let (now, handle) = open.lock().take().unwrap();
+    volume.write(handle, 5, b" all", false).unwrap();
+    volume.release(handle).unwrap();
+    volume.forget(now.node, 1);
+    assert_eq!(content(&volume, ROOT, b"file"), b"after all");
+    let counts = fixture.counts();
+    volume.close().unwrap();
+    assert_eq!(counts.get(&under), Some(&1), "{counts:?}");
+    if now.stat.ino != attr.stat.ino {
+        eprintln!("SKIPPED in part: this filesystem does not give inode numbers again");
     }
 }
 

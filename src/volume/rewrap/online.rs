@@ -275,18 +275,19 @@ impl Core {
     }
 
     /// Puts a file's new keys where the old ones are, if they still are those that were looked at.
-    fn put(
-        &self,
+    fn put<'s>(
+        &'s self,
         job: &Job,
         directory: &Directory,
         link: &Link,
-        kept: Kept,
+        mut kept: Kept<'s>,
         mut header: Header,
         mut wrapped: Vec<WrappedKey>,
     ) -> Result<Outcome> {
-        let node = self.nodes.get(kept.node)?;
         for _ in 0..TRIES {
             {
+                // Anew each time: the file may have been removed, and its inode number be another's by now.
+                let node = self.nodes.get(kept.node)?;
                 let _change = self.gate.enter();
                 let _opening = node.opening.lock();
                 let written = match node.file() {
@@ -322,7 +323,7 @@ impl Core {
             match self.look(job, directory, link)? {
                 // Under another name it was done meanwhile, say.
                 Looked::Done(outcome) => return Ok(outcome),
-                Looked::Due(_, now) => header = now,
+                Looked::Due(now_kept, now) => (kept, header) = (now_kept, now),
             }
             wrapped = job.wrap_one(&header.keys, &file_context(&job.volume, &header.file_id))?;
         }
