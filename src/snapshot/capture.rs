@@ -10,7 +10,7 @@ use super::descriptor::{Counts, Id};
 use super::error::{On, Result};
 use super::manifest::{Entry, EntryPath, Meta, Reader, Records, Stored};
 use super::packs::{Packer, Tables};
-use crate::volume::descriptor::{DESCRIPTOR, LINKS_DIR, PRIVATE_DIR};
+use super::scout::{Found, Scout};
 use crate::volume::disk::{BackingFile, Dir, Kind, Stat, Time};
 use crate::volume::layout::{BLOCK, size_of_stat, whole_blocks};
 use crate::volume::names::{EntryClass, classify};
@@ -42,11 +42,19 @@ impl Clock {
         Ok(Self { base, at })
     }
 
-    /// True if whatever changes from now on gets another ctime than this.
-    fn is_past(&self, ctime: Time) -> bool {
-        let nanos = |t: Time| i128::from(t.sec) * 1_000_000_000 + i128::from(t.nsec);
-        nanos(ctime) + TICK < nanos(self.base) + self.at.elapsed().as_nanos() as i128
+    /// Now, in nanoseconds.
+    pub fn now(&self) -> i128 {
+        nanos(self.base) + self.at.elapsed().as_nanos() as i128
     }
+}
+
+fn nanos(time: Time) -> i128 {
+    i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec)
+}
+
+/// True if whatever changes from `now` on gets another ctime than this.
+pub fn is_past(ctime: Time, now: i128) -> bool {
+    nanos(ctime) + TICK < now
 }
 
 /// Whether a pack of so many pages still stands.
@@ -69,15 +77,18 @@ impl Prior {
         Ok(prior)
     }
 
-    /// The entry that stood there, if it is still the same object, unchanged.
-    fn find(&mut self, path: &EntryPath, meta: &Meta) -> Result<Option<&Entry>> {
+    /// The entry that stood there, if it is still the same object, unchanged. To be asked in order, once for each path.
+    fn find(&mut self, path: &EntryPath, meta: &Meta) -> Result<Option<Entry>> {
         while self.waiting.is_some() && self.reader.path() < path {
             self.waiting = self.reader.next_entry()?;
         }
-        if self.reader.path() != path {
+        if self.waiting.is_none() || self.reader.path() != path {
             return Ok(None);
         }
-        Ok(self.waiting.as_ref().filter(|then| then.settled && meta.unchanged_since(&then.meta)))
+        let then = self.waiting.take();
+        let found = then.filter(|then| then.settled && meta.unchanged_since(&then.meta));
+        self.waiting = self.reader.next_entry()?;
+        Ok(found)
     }
 }
 
@@ -117,50 +128,39 @@ pub struct Pass<'a, 'd, W> {
 impl<W: Write> Pass<'_, '_, W> {
     /// Goes through the whole tree.
     pub fn run(&mut self, root: &Arc<dyn Dir>) -> Result<()> {
+        let now = self.clock.now();
         let stat = root.stat().on("looking at", "the volume")?;
-        if let Some(entry) = self.entry(root, None, &stat)? {
+        if let Some(entry) = self.entry(root, None, &stat, is_past(stat.ctime, now))? {
             self.push(entry)?;
         }
-        self.below(root)
+        Scout { mode: self.mode, clock: self.clock }.run(root, &mut |found| self.take(found))
     }
 
-    fn below(&mut self, dir: &Arc<dyn Dir>) -> Result<()> {
-        let Some(entries) = self.there(dir.entries(), "listing a directory of")? else { return Ok(()) };
-        let mut names: Vec<Vec<u8>> = entries.into_iter().map(|e| e.name).filter(|n| self.takes(n)).collect();
-        names.sort_unstable();
-        for name in names {
-            let Some(stat) = self.there(dir.stat_at(&name), "looking at an entry of")? else { continue };
-            self.path.push(name);
-            self.one(dir, &stat)?;
-            self.path.pop();
-        }
-        Ok(())
-    }
-
-    fn one(&mut self, dir: &Arc<dyn Dir>, stat: &Stat) -> Result<()> {
-        // A name was pushed above.
-        let name = self.path.last().cloned().unwrap_or_default();
-        if stat.kind != Kind::Directory {
-            if let Some(entry) = self.entry(dir, Some(&name), stat)? {
+    /// The next that was found. False: what is below it is of no interest.
+    fn take(&mut self, found: Found) -> Result<bool> {
+        match found {
+            Found::Entry { dir, name, stat, settled } => {
+                self.path.push(name);
+                // A name was pushed above.
+                let name = self.path.last().cloned().unwrap_or_default();
+                if let Some(entry) = self.entry(&dir, Some(&name), &stat, settled)? {
+                    self.push(entry)?;
+                }
+                self.path.pop();
+            }
+            Found::Down { dir, name, stat, settled } => {
+                self.path.push(name);
+                let Some(entry) = self.entry(&dir, None, &stat, settled)? else {
+                    self.path.pop();
+                    return Ok(false);
+                };
                 self.push(entry)?;
             }
-            return Ok(());
+            Found::Up => {
+                self.path.pop();
+            }
         }
-        let Some(below) = self.there(dir.open_dir(&name), "opening a directory of")? else { return Ok(()) };
-        if let Some(entry) = self.entry(&below, None, stat)? {
-            self.push(entry)?;
-            self.below(&below)?;
-        }
-        Ok(())
-    }
-
-    /// False for what is no part of the captured tree.
-    fn takes(&self, name: &[u8]) -> bool {
-        match self.path.as_slice() {
-            [] if name == DESCRIPTOR => false,
-            [private] if private == PRIVATE_DIR => name == LINKS_DIR,
-            _ => classify(name) != EntryClass::Temporary,
-        }
+        Ok(true)
     }
 
     /// What is gone is None where the tree may change.
@@ -172,14 +172,19 @@ impl<W: Write> Pass<'_, '_, W> {
     }
 
     /// The entry of `name` in `dir`, or of `dir` itself. None if it is gone, or left for the next pass.
-    fn entry(&mut self, dir: &Arc<dyn Dir>, name: Option<&[u8]>, stat: &Stat) -> Result<Option<Entry>> {
+    fn entry(
+        &mut self,
+        dir: &Arc<dyn Dir>,
+        name: Option<&[u8]>,
+        stat: &Stat,
+        settled: bool,
+    ) -> Result<Option<Entry>> {
         let meta = Meta::new(stat);
         for at in 0..self.priors.len() {
             if let Some(entry) = self.take_over(at, &meta)? {
                 return Ok(Some(entry));
             }
         }
-        let settled = self.clock.is_past(stat.ctime);
         let mut stored = None;
         if stat.kind == Kind::File {
             if self.mode == Mode::Live && !settled {
@@ -214,7 +219,7 @@ impl<W: Write> Pass<'_, '_, W> {
     fn take_over(&mut self, at: usize, meta: &Meta) -> Result<Option<Entry>> {
         let prior = &mut self.priors[at];
         let Some(then) = prior.find(&self.path, meta)? else { return Ok(None) };
-        let mut entry = Entry { meta: *meta, ..then.clone() };
+        let mut entry = Entry { meta: *meta, ..then };
         if let Some(stored) = &entry.stored {
             let packs = prior.tables.packs();
             for extent in &stored.extents {
@@ -274,7 +279,8 @@ impl<W: Write> Pass<'_, '_, W> {
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+/// True if an entry was taken away, or replaced, after it was listed.
+pub fn is_gone(error: &io::Error) -> bool {
     // Replaced by something of another kind: open says so in its own way.
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EINVAL | libc::ENXIO | libc::ESTALE))

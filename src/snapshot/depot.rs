@@ -56,11 +56,13 @@ pub trait Depot: Send + Sync {
 
     /// A whole small object.
     fn get(&self, path: &str, max: usize) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; max + 1];
-        let read = self.read_at(path, 0, &mut bytes)?;
-        if read > max {
+        let len = self.len(path)?;
+        if len > max as u64 {
             return Err(SnapshotError::damaged(format!("{path} in {} is too long", self.location())));
         }
+        // It is replaced, if at all, whole: the other may be shorter or longer.
+        let mut bytes = vec![0; len as usize];
+        let read = self.read_at(path, 0, &mut bytes)?;
         bytes.truncate(read);
         Ok(bytes)
     }

@@ -15,6 +15,7 @@ pub mod manifest;
 mod packs;
 pub mod restore;
 pub mod s3;
+mod scout;
 pub mod share;
 pub mod verify;
 
