@@ -128,7 +128,7 @@ impl DirDepot {
     }
 
     fn file(&self, path: &str) -> Result<File> {
-        File::open(self.root.join(path)).on("opening", &self.shown(path))
+        File::open(self.root.join(path)).on_named("opening", || self.shown(path))
     }
 }
 
@@ -151,11 +151,11 @@ impl Depot for DirDepot {
     }
 
     fn len(&self, path: &str) -> Result<u64> {
-        Ok(fs::metadata(self.root.join(path)).on("looking for", &self.shown(path))?.len())
+        Ok(fs::metadata(self.root.join(path)).on_named("looking for", || self.shown(path))?.len())
     }
 
     fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        read_full(&self.file(path)?, offset, buf).on("reading", &self.shown(path))
+        read_full(&self.file(path)?, offset, buf).on_named("reading", || self.shown(path))
     }
 
     fn create(&self, path: &str) -> Result<Box<dyn Sink>> {
@@ -183,10 +183,10 @@ impl Depot for DirDepot {
         let mut names = Vec::new();
         let entries = match fs::read_dir(self.root.join(prefix)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
-            entries => entries.on("listing", &self.shown(prefix))?,
+            entries => entries.on_named("listing", || self.shown(prefix))?,
         };
         for entry in entries {
-            let name = entry.on("listing", &self.shown(prefix))?.file_name();
+            let name = entry.on_named("listing", || self.shown(prefix))?.file_name();
             // What is not UTF-8 is none of ours.
             names.extend(name.into_string().ok().filter(|name| !name.starts_with(TEMPORARY)));
         }

@@ -77,12 +77,17 @@ impl SnapshotError {
 }
 
 /// Names the attempt, and the object it was made on.
-pub(crate) trait On<T> {
-    fn on(self, what: &'static str, path: &str) -> Result<T>;
+pub(crate) trait On<T>: Sized {
+    /// Where the name costs something: made on an error only.
+    fn on_named(self, what: &'static str, path: impl FnOnce() -> String) -> Result<T>;
+
+    fn on(self, what: &'static str, path: &str) -> Result<T> {
+        self.on_named(what, || path.to_owned())
+    }
 }
 
 impl<T> On<T> for io::Result<T> {
-    fn on(self, what: &'static str, path: &str) -> Result<T> {
-        self.map_err(|source| SnapshotError::Depot { what, path: path.to_owned(), source })
+    fn on_named(self, what: &'static str, path: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| SnapshotError::Depot { what, path: path(), source })
     }
 }

@@ -157,12 +157,14 @@ pub struct Entry {
     /// 0 is the root, which comes first and has an empty name; its entries have 1.
     pub depth: u32,
     /// The backing's name.
+    #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
     /// stat.
     pub meta: Meta,
     /// Its times were old enough when it was looked at that a later change must show in them.
     pub settled: bool,
     /// Of a symbolic link.
+    #[serde(with = "serde_bytes")]
     pub target: Vec<u8>,
     /// Extended attributes as the backing has them, sorted by name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,

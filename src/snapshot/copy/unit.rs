@@ -285,7 +285,8 @@ impl Unit<'_> {
     }
 
     /// Reads what was copied from where it stands now: it is what was written, and each block authenticates under the key
-    /// that its header names.
+    /// that its header names. A key that was made for the copy has sealed each block once: what authenticates is that, byte
+    /// for byte. Only pages of zeros authenticate by nothing, and a key that stays has sealed others: there the digest tells.
     fn read_back(&self, worker: &mut Worker, part: &Part, copied: &[Copied]) -> Result<()> {
         let depot = self.target.depot;
         for file in copied {
@@ -297,6 +298,7 @@ impl Unit<'_> {
                     hex::encode(file.header.file_id)
                 ))
             };
+            let digested = self.way == Way::Rewrap || file.header.flags & header::SPARSE != 0;
             let mut digest = Sha256::new();
             for extent in &stored.extents {
                 let pack =
@@ -310,7 +312,9 @@ impl Unit<'_> {
                     if read < pages.len() {
                         return Err(differs("a piece".to_owned()));
                     }
-                    digest.update(pages);
+                    if digested {
+                        digest.update(pages);
+                    }
                     for (i, page) in pages.chunks(PAGE as usize).enumerate() {
                         let number = extent.page + done + i as u64;
                         check_page(file, number, page, &mut worker.plain)
@@ -319,7 +323,7 @@ impl Unit<'_> {
                     done += count;
                 }
             }
-            if digest.finish() != stored.digest {
+            if digested && digest.finish() != stored.digest {
                 return Err(differs("the digest".to_owned()));
             }
         }
