@@ -2,9 +2,8 @@
 //! (scripts/clients). Where an environment is absent these tests fail.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,12 +12,9 @@ use kmsfs::kms::{Clock, Home, Kms, KmsOptions, Session};
 use parking_lot::Mutex;
 use serde_json::json;
 
-const ACCOUNT: &str = "000000000000";
-const REGION: &str = "us-east-1";
-/// Access keys of the accounts' roots, as AWS's documentation has them.
-const ROOT: [&str; 2] = ["AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"];
-const OTHER_ROOT: [&str; 2] = ["AKIAI44QH8DHBEXAMPLE", "je7MtGbClwBF2Zp9Utkh3yCo8nvbEXAMPLEKEY"];
+use crate::served::{self, ACCOUNT, OTHER_ACCOUNT, OTHER_ROOT, ROOT, Running};
 
+const REGION: &str = "us-east-1";
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -59,11 +55,10 @@ fn node_modules() -> PathBuf {
     root().join("target/tools/js/node_modules")
 }
 
-/// `kmsfs serve` with two regions and the roots of two accounts; it ends when it is dropped.
+/// `kmsfs serve` with two regions and the roots of two accounts.
 struct Server {
     dir: tempfile::TempDir,
-    child: Child,
-    url: String,
+    running: Running,
 }
 
 impl Server {
@@ -82,16 +77,12 @@ impl Server {
             fs::create_dir(dir.path().join(region)).unwrap();
             run(&mut kmsfs(&["--region", region, "init", region]));
         }
-        let [own, other] = [(ROOT, ACCOUNT), (OTHER_ROOT, "111122223333")]
-            .map(|([id, secret], account)| format!("{id}:{secret}={account}"));
         let mut serve = kmsfs(&["serve", "--listen", "127.0.0.1:0"]);
-        serve.args(["--dev-credentials", &own, "--dev-credentials", &other]);
-        let mut child = serve.stdout(Stdio::piped()).spawn().unwrap();
-        let mut told = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
-        let url = told.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("told {told:?}"));
-        let url = url.to_owned();
-        Self { dir, child, url }
+        for (key, account) in [(ROOT, ACCOUNT), (OTHER_ROOT, OTHER_ACCOUNT)] {
+            serve.args(["--dev-credentials", &served::dev_credentials(key, account)]);
+        }
+        let running = served::start(&mut serve);
+        Self { dir, running }
     }
 
     /// A client that knows the server and its access keys, and nothing of this machine's.
@@ -107,7 +98,7 @@ impl Server {
             .arg(script(script_name))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
-            .env("AWS_ENDPOINT_URL", &self.url)
+            .env("AWS_ENDPOINT_URL", self.running.url())
             .env("AWS_DEFAULT_REGION", REGION)
             // The AWS CLI keeps sessions of roles in the home directory, for the next run to find.
             .env("HOME", self.dir.path())
@@ -121,13 +112,6 @@ impl Server {
             .env("NO_PROXY", "127.0.0.1")
             .env("PYTHONDONTWRITEBYTECODE", "1");
         command
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

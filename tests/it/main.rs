@@ -36,6 +36,7 @@ mod parsers;
 mod power;
 mod reader;
 mod rewrap_online;
+mod served;
 mod snapshot;
 mod snapshot_copy;
 mod snapshot_s3;

@@ -4,12 +4,10 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kmsfs::snapshot::catalogue::{self, Snapshot};
 use kmsfs::snapshot::create::{self, Ends, Options, Unmounted};
@@ -20,58 +18,27 @@ use kmsfs::volume::host::HostDir;
 
 use crate::cli::json;
 use crate::mounted::bed::Bed;
+use crate::served::{self, Running};
 use crate::snapshot_copy::{bed, seen, session, take, write_out};
 
 const OWN: &str = "000000000000";
 const HERE: &str = "us-east-1";
 const BUCKET: &str = "snaps";
 
-/// moto_server with a bucket; it ends when it is dropped.
-struct Moto {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Moto {
-    fn new() -> Self {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/py/bin/moto_server");
-        assert!(program.exists(), "moto_server is absent: run scripts/clients, or scripts/test");
-        // A port that was free a moment ago; if somebody took it, the bucket below is not made.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let port = address.port().to_string();
-        let mut command = Command::new(program);
-        command
-            .args(["-H", "127.0.0.1", "-p", &port])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let moto = Self { child: command.spawn().unwrap(), address };
-        let until = Instant::now() + Duration::from_secs(60);
-        while moto.make_bucket().is_err() {
-            assert!(Instant::now() < until, "moto_server does not answer");
-            thread::sleep(Duration::from_millis(100));
-        }
-        moto
-    }
-
-    fn make_bucket(&self) -> io::Result<()> {
-        let mut stream = TcpStream::connect(self.address)?;
-        write!(
-            stream,
-            "PUT /{BUCKET} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            self.address
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(io::Error::other(answer)) }
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// moto_server with a bucket.
+fn moto(bed: &Bed) -> Running {
+    let moto = served::moto(bed.dir());
+    let mut stream = TcpStream::connect(moto.address).unwrap();
+    write!(
+        stream,
+        "PUT /{BUCKET} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        moto.address
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    moto
 }
 
 /// Hands connections on, and cuts some of them after so many bytes in either direction.
@@ -151,9 +118,9 @@ fn run(bed: &Bed, args: &[&str]) -> String {
 
 #[test]
 fn copies_go_to_a_bucket_and_come_back_though_connections_are_cut() {
-    let moto = Moto::new();
-    let proxy = Proxy::before(moto.address, 300_000);
     let (bed, _) = bed(40);
+    let moto = moto(&bed);
+    let proxy = Proxy::before(moto.address, 300_000);
     // More than one part of an upload, of bytes that are not each other's.
     bed.mount();
     let large: Vec<u8> =
@@ -206,8 +173,8 @@ fn copies_go_to_a_bucket_and_come_back_though_connections_are_cut() {
 
 #[test]
 fn snapshots_are_taken_to_a_bucket_listed_and_deleted() {
-    let moto = Moto::new();
     let (bed, shown) = bed(30);
+    let moto = moto(&bed);
     let there = depot(moto.address, "");
     let service = session(&bed, OWN, HERE);
     let root = HostDir::open(&bed.vault()).unwrap();
@@ -244,7 +211,7 @@ fn snapshots_are_taken_to_a_bucket_listed_and_deleted() {
         "--dest",
         "s3://no-such-bucket",
     ]);
-    command.args(["--endpoint", &format!("http://{}", moto.address)]);
+    command.args(["--endpoint", &moto.url()]);
     command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
     let output = command.output().unwrap();
     let words = String::from_utf8(output.stderr).unwrap();

@@ -2,15 +2,14 @@
 //! after, at the command line and over HTTP alike, and both accounts' logs tell of it.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
 use kmsfs::snapshot::Snapshot;
 use serde_json::{Value, json};
 
 use crate::cli::json as answer;
 use crate::mounted::bed::Bed;
+use crate::served::{self, Running};
 use crate::snapshot_copy::{depot, fill, seen, session, take, write_out};
 
 const OWNER: &str = "111111111111";
@@ -23,38 +22,10 @@ const KEY: &str = "alias/vault";
 const NO_KEY_POLICY: &str = "because no resource-based policy allows";
 const NO_IDENTITY_POLICY: &str = "because no identity-based policy allows";
 
-/// `kmsfs serve` over the bed's home; it ends when it is dropped.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn new(bed: &Bed) -> Self {
-        let mut serve = bed.command(["serve", "--listen", "127.0.0.1:0"]);
-        let mut child = serve.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut told = String::new();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        while !told.contains("listening on ") {
-            told.clear();
-            assert_ne!(lines.read_line(&mut told).unwrap(), 0, "the server did not begin");
-        }
-        let url = told.trim().split("listening on ").nth(1).unwrap().to_owned();
-        Self { child, url }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Two accounts and two regions: a snapshot of the one, under a key of its own, and a role of the other.
 struct Story {
     bed: Bed,
-    server: Server,
+    server: Running,
     /// Of a session of the role.
     credentials: Vec<(String, String)>,
 }
@@ -121,7 +92,8 @@ impl Story {
             (name.to_owned(), value.trim_matches(['\'', '"']).to_owned())
         });
         let credentials = credentials.collect();
-        let server = Server::new(&bed);
+        let mut serve = bed.command(["serve", "--listen", "127.0.0.1:0"]);
+        let server = served::start(serve.stderr(Stdio::null()));
         Self { bed, server, credentials }
     }
 
@@ -132,8 +104,6 @@ impl Story {
 
     /// Decrypt of the snapshot's volume key over HTTP, by the AWS CLI with a session of the role.
     fn over_http(&self) -> Result<(), String> {
-        let aws = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/py/bin/aws");
-        assert!(aws.exists(), "the AWS CLI is absent: run scripts/clients, or scripts/test");
         let depot = depot(&self.bed.dir().join("snaps"));
         let snapshot = Snapshot::find(depot, "s").unwrap().descriptor;
         let key = &snapshot.volume_keys[0];
@@ -141,34 +111,10 @@ impl Story {
             json!({"kmsfs:purpose": "volume", "kmsfs:volume": snapshot.volume_id.to_string()}).to_string();
         let blob = self.bed.dir().join("volume-key");
         fs::write(&blob, &snapshot.wrapped_keys().unwrap()[0].ciphertext).unwrap();
-        let mut command = Command::new(aws);
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("AWS_")) {
-                command.env_remove(name);
-            }
-        }
-        command
-            .args([
-                "--endpoint-url",
-                &self.server.url,
-                "--region",
-                HERE,
-                "kms",
-                "decrypt",
-                "--key-id",
-                &key.key_arn,
-            ])
-            .args([
-                "--ciphertext-blob",
-                &format!("fileb://{}", blob.display()),
-                "--encryption-context",
-                &context,
-            ])
-            .envs(self.credentials.iter().cloned())
-            .env("HOME", self.bed.dir())
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("NO_PROXY", "127.0.0.1")
-            .stdin(Stdio::null());
+        let mut command = served::aws_cli(self.bed.dir(), &self.server.url());
+        command.args(["--region", HERE, "kms", "decrypt", "--key-id", &key.key_arn]);
+        command.args(["--ciphertext-blob", &format!("fileb://{}", blob.display())]);
+        command.args(["--encryption-context", &context]).envs(self.credentials.iter().cloned());
         let output = command.output().unwrap();
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() { Ok(()) } else { Err(words) }

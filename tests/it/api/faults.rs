@@ -18,7 +18,8 @@ use kmsfs::kms::{Caller, Kms, KmsOptions, Session};
 use serde_json::{Value, json};
 
 use super::bed::{ACCOUNT, Answer, Ask, ID, SECRET, connect, exchange, read};
-use super::program::{self, Running, ends_well};
+use super::program::{self, ends_well};
+use crate::served::{self, Running};
 
 const REGION: &str = "us-east-1";
 /// Connections that ask at the same time.
@@ -30,7 +31,7 @@ const TAGS: usize = 40;
 
 fn serve(dir: &tempfile::TempDir) -> Running {
     let dev = format!("{ID}:{SECRET}={ACCOUNT}");
-    program::start(&mut program::command(dir, &["--listen", "127.0.0.1:0", "--dev-credentials", &dev]))
+    served::start(&mut program::command(dir, &["--listen", "127.0.0.1:0", "--dev-credentials", &dev]))
 }
 
 fn open(home: &Path) -> Arc<Kms> {
@@ -294,7 +295,7 @@ fn on_a_full_disk_calls_fail_and_none_goes_unrecorded() {
     let home = disk.0.join("home");
     let dev = format!("{ID}:{SECRET}={ACCOUNT}");
     let mut command = program::command(&dir, &["--listen", "127.0.0.1:0", "--dev-credentials", &dev]);
-    let running = program::start(command.env("KMSFS_HOME", &home));
+    let running = served::start(command.env("KMSFS_HOME", &home));
     let address = running.address;
     let mut stream = connect(address);
     let mut told: Vec<(String, u16)> = Vec::new();

@@ -1,28 +1,15 @@
 //! `kmsfs serve` as a program: what it prints, its signals, systemd's two protocols.
 
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::bed::{ACCOUNT, Ask, ID, SECRET, connect, exchange};
-
-/// A server that is killed if its test fails.
-pub struct Running {
-    pub child: Child,
-    pub address: SocketAddr,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::served::{Running, start};
 
 pub fn command(dir: &tempfile::TempDir, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
@@ -38,14 +25,6 @@ pub fn command(dir: &tempfile::TempDir, args: &[&str]) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
-}
-
-pub fn start(command: &mut Command) -> Running {
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("listening on http://").map(|a| a.parse().unwrap());
-    Running { address: address.unwrap_or_else(|| panic!("{line}")), child }
 }
 
 pub fn ends_well(mut running: Running) -> String {

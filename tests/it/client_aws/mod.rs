@@ -4,5 +4,4 @@
 mod calls;
 mod outage;
 mod proxy;
-mod server;
 mod volumes;

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::proxy::{Mode, Proxy};
-use super::server::{Server, bed, set};
 use crate::cli::json;
 use crate::mounted::bed::Bed;
+use crate::served::{OTHER_ROOT, Server, bed, set};
 
 /// errno of opening a file; 0 if it opens and reads.
 fn open(path: &Path) -> i32 {
@@ -120,8 +120,8 @@ fn refusals_become_the_errors_that_the_page_promises() {
     // Somebody of another account.
     server.kmsfs(&["key", "cancel-deletion", "alias/vault"]);
     server.kmsfs(&["key", "enable", "alias/vault"]);
-    set(&mut bed, "AWS_ACCESS_KEY_ID", super::server::OTHER_ROOT[0]);
-    set(&mut bed, "AWS_SECRET_ACCESS_KEY", super::server::OTHER_ROOT[1]);
+    set(&mut bed, "AWS_ACCESS_KEY_ID", OTHER_ROOT[0]);
+    set(&mut bed, "AWS_SECRET_ACCESS_KEY", OTHER_ROOT[1]);
     let (code, told) = bed.refused_with(["mount", "vault", "plain"]);
     assert!(code == 3 && told.contains("AccessDeniedException"), "{told}");
     let errors = json(&bed, &["audit", "lookup", "--errors", "--event-name", "Decrypt", "--json"]);

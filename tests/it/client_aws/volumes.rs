@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 
 use serde_json::Value;
 
-use super::server::{Moto, ROOT, Server, bed, set};
 use crate::cli::json;
 use crate::mounted::bed::{Bed, KEY, sh};
+use crate::served::{ROOT, Server, aws_cli, bed, moto, set};
 
 fn fill(bed: &Bed, files: usize) {
     for n in 0..files {
@@ -234,14 +233,13 @@ fn credentials_come_by_a_profile_and_a_process() {
 #[test]
 fn it_works_with_a_server_that_others_wrote() {
     let dir = tempfile::tempdir().unwrap();
-    let moto = Moto::start(dir.path());
-    let url = format!("http://{}", moto.address);
+    let moto = moto(dir.path());
+    let url = moto.url();
     let mut bed = bed(&url);
     set(&mut bed, "AWS_DEFAULT_REGION", "eu-central-1");
     let aws = |args: &[&str]| -> Value {
-        let program = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/py/bin/aws");
-        let mut command = Command::new(program);
-        command.args(["--endpoint-url", &url, "kms"]).args(args);
+        let mut command = aws_cli(dir.path(), &url);
+        command.arg("kms").args(args);
         command.envs(bed.env.iter().map(|(name, value)| (name, value)));
         let output = command.output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
