@@ -310,7 +310,9 @@ impl<'a> Job<'a> {
         let others = old.keys.iter().skip(1).filter(|other| other.key_arn != key.key_arn).cloned();
         let others: Vec<WrappedKey> = others.collect();
         let keys = [vec![key], others].concat();
-        if self.region == old.region && self.here.holder() == old.holder() {
+        // A descriptor that says another region than its key has is not believed.
+        let crossed = old.keys.first().is_none_or(|key| region_of(&key.key_arn) != self.region);
+        if !crossed && self.region == old.region && self.here.holder() == old.holder() {
             return Ok(old.with_keys(keys));
         }
         // Region and features are authenticated under the volume key.

@@ -139,6 +139,14 @@ fn a_volume_is_brought_to_another_region() {
     let with = |args: &[&'static str]| [&europe[..], args].concat();
     let (code, error) = bed.refused_with(with(&["rewrap", "--key", "alias/europe", "vault"]));
     assert!(code == 2 && error.contains("--change-region"), "{error}");
+    // Nor does a descriptor do that was changed to say that it is there already.
+    let (path, headers) = (bed.vault().join("kmsfs.json"), counts(&bed));
+    let genuine = fs::read_to_string(&path).unwrap();
+    fs::write(&path, genuine.replace("\"region\": \"us-east-1\"", "\"region\": \"eu-central-1\"")).unwrap();
+    let (code, error) = bed.refused_with(with(&["rewrap", "--key", "alias/europe", "vault"]));
+    assert!(code == 5 && error.contains("was changed"), "{error}");
+    assert_eq!(counts(&bed), headers);
+    fs::write(&path, genuine).unwrap();
     let done = bed.run(with(&["rewrap", "--key", "alias/europe", "--change-region", "vault"]));
     assert!(done.contains("12 files") && done.contains(":eu-central-1:"), "{done}");
     assert_eq!(bed.refused_with(["mount", "vault", "plain"]).0, 5);
@@ -150,7 +158,8 @@ fn a_volume_is_brought_to_another_region() {
     let events = |args: &[&str]| json(&bed, args)["Events"].as_array().unwrap().len();
     assert!(events(&["audit", "lookup", "--event-name", "Decrypt", "--json"]) >= 13);
     let there = ["--region", "eu-central-1", "audit", "lookup", "--event-name", "Encrypt", "--json"];
-    assert_eq!(events(&there), 13);
+    // And the volume key's of the call that was refused.
+    assert_eq!(events(&there), 13 + 1);
 }
 
 #[test]
