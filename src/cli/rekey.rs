@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::error::Result;
 use super::global::Global;
-use super::rewrap::{Target, files, processors, progress, told};
+use super::rewrap::{Target, files, progress, told, usual_threads};
 use super::service::{self, Service};
 use super::{daemon, output};
 use crate::volume::descriptor::Descriptor;
@@ -28,7 +28,7 @@ pub struct Args {
     /// Change nothing; tell what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Threads that encrypt [default: one for each processor]
+    /// Threads that encrypt [default: one for each processor; with --kms aws 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// Print JSON
@@ -48,7 +48,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         below: below.clone(),
         keep_mtime: args.keep_mtime,
         dry_run: args.dry_run,
-        threads: args.threads.map_or_else(processors, usize::from),
+        threads: args.threads.map_or_else(|| usual_threads(global.kms), usize::from),
     };
     let total = rewrap::count(&place.dir, &below).map_err(|e| place.failed(e))?;
     let bar = progress(total);

@@ -215,6 +215,11 @@ pub fn kms(global: &Global) -> Result<Arc<Kms>> {
     open(global, global.passphrase(false)?)
 }
 
+/// The same with a passphrase that was asked for before.
+pub fn kms_with(global: &Global, passphrase: Option<SecretVec>) -> Result<Arc<Kms>> {
+    open(global, passphrase)
+}
+
 /// The home with its directory of identities, which the first call makes; no region is needed.
 pub fn identities(global: &Global) -> Result<Arc<Kms>> {
     let home = Home::open_or_create(&global.home()?).map_err(failed)?;

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::super::error::{CliError, Result};
 use super::super::global::{Global, Which};
 use super::super::mounts;
-use super::super::service::Service;
+use super::super::service::{self, Service};
 use super::place::failed;
 use crate::crypto::SecretVec;
 use crate::iam::{IamError, Region};
@@ -21,7 +21,9 @@ use crate::volume::host::HostDir;
 
 /// The key service that a snapshot's keys are in.
 pub fn service_of(global: &Global, snapshot: &Descriptor) -> Result<Service> {
-    service_with(global, snapshot, global.passphrase(false)?)
+    // A region that is made for the log of what is asked at AWS has its passphrase asked for twice.
+    let new = global.kms == Which::Aws && service::is_new(&global.in_region(region_of(snapshot)?))?;
+    service_with(global, snapshot, global.passphrase(new)?)
 }
 
 /// The same with a passphrase that was asked for before.
@@ -30,24 +32,9 @@ pub fn service_with(
     snapshot: &Descriptor,
     passphrase: Option<SecretVec>,
 ) -> Result<Service> {
-    let region: Region = snapshot.region.parse().map_err(|e: IamError| {
-        failed(SnapshotError::Damaged(format!("snapshot.json names no region ({e})")))
-    })?;
-    if global.kms == Which::Embedded && region != global.region {
-        return Err(CliError::Usage(format!(
-            "the snapshot belongs to region {region}, the key service is in {}; use --region {region}",
-            global.region
-        )));
-    }
-    let at_aws = snapshot.volume_features().map_err(failed)?.contains(&Feature::AwsKms);
-    match (global.kms, at_aws) {
+    match (global.kms, at_aws(snapshot)?) {
         (Which::Embedded, false) | (Which::Aws, true) => {}
-        (Which::Embedded, true) => {
-            return Err(CliError::Usage(
-                "the snapshot's keys are at AWS KMS; give --kms aws to have it asked with your credentials"
-                    .to_owned(),
-            ));
-        }
+        (Which::Embedded, true) => return Err(at_aws_only()),
         (Which::Aws, false) => {
             return Err(CliError::Usage(
                 "the snapshot's keys are in an embedded key service; leave --kms aws (KMSFS_KMS) away"
@@ -55,7 +42,35 @@ pub fn service_with(
             ));
         }
     }
+    let region = region_of(snapshot)?;
+    if global.kms == Which::Embedded && region != global.region {
+        return Err(CliError::Usage(format!(
+            "the snapshot belongs to region {region}, the key service is in {}; use --region {region}",
+            global.region
+        )));
+    }
     Service::in_region(global, global.kms, &region, passphrase)
+}
+
+/// The region that a snapshot says is its.
+pub fn region_of(snapshot: &Descriptor) -> Result<Region> {
+    snapshot
+        .region
+        .parse()
+        .map_err(|e: IamError| failed(SnapshotError::Damaged(format!("snapshot.json names no region ({e})"))))
+}
+
+/// Whether a snapshot's keys are at AWS KMS.
+pub fn at_aws(snapshot: &Descriptor) -> Result<bool> {
+    Ok(snapshot.volume_features().map_err(failed)?.contains(&Feature::AwsKms))
+}
+
+/// Said where --kms does not name what a snapshot's keys are at: nobody's credentials are used for a snapshot's asking.
+pub fn at_aws_only() -> CliError {
+    CliError::Usage(
+        "the snapshot's keys are at AWS KMS; give --kms aws to have it asked with your credentials"
+            .to_owned(),
+    )
 }
 
 /// Authenticates a snapshot and opens its manifest.

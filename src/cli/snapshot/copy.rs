@@ -2,13 +2,13 @@
 
 use std::env;
 use std::sync::Arc;
-use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::error::{CliError, Result};
 use super::super::global::{Global, Which};
+use super::super::rewrap::usual_threads;
 use super::super::service::Service;
 use super::super::{daemon, known, output, service};
 use super::common;
@@ -20,16 +20,20 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::copy::{self, From, Options, Report, To, Way};
 use crate::snapshot::depot::Depot;
 use crate::snapshot::descriptor::Descriptor;
-use crate::volume::descriptor::Feature;
 use crate::volume::host::HostDir;
 
 /// Copies a snapshot under a KMS key of another region, or of another account
 ///
 /// By default everything is encrypted again: a new volume id, a new volume key, a new data key for every file, made by
-/// GenerateDataKey in the region --to. Whoever copies needs kms:Decrypt on the old key, and kms:GenerateDataKey and
-/// kms:Decrypt on the new one. The copy belongs to that region, and to the account of --as or else of --account: the
-/// old region's keys do not open it, nor the new one's the old. What was begun and cut off goes on when it is called again
-/// with the same arguments. All that was written is read back.
+/// GenerateDataKey in the region --to. The copy belongs to that region: the old region's keys do not open it, nor the new
+/// one's the old. What was begun and cut off goes on when it is called again with the same arguments. All that was
+/// written is read back.
+///
+/// Whoever copies needs kms:Decrypt on the old key, and kms:GenerateDataKey and kms:Decrypt on the new one (and
+/// kms:DescribeKey where --key names it). With --as both are used in that name, and the copy is of that account. Without
+/// --as the old key is used as the root of the account that the snapshot belongs to, whatever --account says, and the new
+/// one as the root of --account: that is the operator of the home, who holds both. With --kms aws both are used with your
+/// credentials, and the copy is of the account of --key.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -53,7 +57,7 @@ pub struct Args {
     /// Take away what a copy that was begun under this name has left, and copy nothing
     #[arg(long, conflicts_with_all = ["rewrap", "key"])]
     abandon: bool,
-    /// Units that are copied at once [default: one for each processor]
+    /// Units that are copied at once [default: one for each processor; with --kms aws 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// MiB of content between two points from which a copy that was cut off goes on
@@ -74,13 +78,11 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         None => from.depot.clone(),
     };
     if args.abandon {
-        let name = args.name.clone().unwrap_or_else(|| default_name(&old, &args.to, global.account.as_str()));
+        let account = if global.kms == Which::Aws { &*old.account } else { global.account.as_str() };
+        let name = args.name.clone().unwrap_or_else(|| default_name(&old, &args.to, account));
         return abandon(&depot, &name);
     }
-    let kms = service::kms(global)?;
-    let caller = caller(global, &kms, &global.account)?;
-    let source = source(global, &kms, &old)?;
-    let (target, key_arn) = target(global, &kms, caller, args)?;
+    let KeyServices { source, target, key_arn } = KeyServices::of(global, args, &old)?;
     let account = account_of(&key_arn)?;
     let name = args.name.clone().unwrap_or_else(|| default_name(&old, &args.to, &account));
     let to = To {
@@ -94,7 +96,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64),
     };
     let from = From { depot: from.depot, name: from.name, service: source };
-    let report = copied(&from, &to, args)?;
+    let report = copied(global.kms, &from, &to, args)?;
     known::depot(global, &to.depot.location());
     if args.rewrap {
         output::warn(
@@ -105,7 +107,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     show(args, &to, &report)
 }
 
-fn copied(from: &From, to: &To, args: &Args) -> Result<Report> {
+fn copied(kms: Which, from: &From, to: &To, args: &Args) -> Result<Report> {
     let bar = ProgressBar::new(0);
     let template = "{wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
     // A template that does not parse leaves the plain bar.
@@ -117,9 +119,7 @@ fn copied(from: &From, to: &To, args: &Args) -> Result<Report> {
         .map_err(|e| CliError::io("the directory of temporary files", &temporary, e))?;
     let options = Options {
         way: if args.rewrap { Way::Rewrap } else { Way::EncryptAgain },
-        threads: args
-            .threads
-            .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from),
+        threads: args.threads.map_or_else(|| usual_threads(kms), usize::from),
         unit_pages: u64::from(args.unit) << 8,
         spool: &*spool,
         progress: &|done, all| {
@@ -144,47 +144,79 @@ fn caller(global: &Global, kms: &Kms, account: &AccountId) -> Result<Caller> {
 
 /// The embedded key service of the snapshot's region, for whom `--as` names, or else the root of the snapshot's account.
 pub fn embedded_source(global: &Global, kms: &Arc<Kms>, old: &Descriptor) -> Result<Session> {
-    let told = |what: &str, e: crate::iam::IamError| CliError::Failed(format!("the snapshot's {what}: {e}"));
-    let region: Region = old.region.parse().map_err(|e| told("region", e))?;
-    let account: AccountId = old.account.parse().map_err(|e| told("account", e))?;
-    service::session_in(kms, caller(global, kms, &account)?, &region)
+    let told = |e: crate::iam::IamError| CliError::Failed(format!("the snapshot's account: {e}"));
+    let account: AccountId = old.account.parse().map_err(told)?;
+    service::session_in(kms, caller(global, kms, &account)?, &common::region_of(old)?)
 }
 
-/// The key service that the snapshot's keys are in.
-fn source(global: &Global, kms: &Arc<Kms>, old: &Descriptor) -> Result<Arc<dyn KeyService>> {
-    if old.volume_features().map_err(place::failed)?.contains(&Feature::AwsKms) {
-        // Which refuses where --kms does not name it: nobody's credentials are used for a snapshot's asking.
-        return Ok(common::service_of(global, old)?.keys);
-    }
-    Ok(Arc::new(embedded_source(global, kms, old)?))
+/// The key services that a copy goes between, and its KMS key.
+struct KeyServices {
+    source: Arc<dyn KeyService>,
+    target: Service,
+    key_arn: String,
 }
 
-/// The key service of the copy, and the KMS key there.
-fn target(global: &Global, kms: &Arc<Kms>, caller: Caller, args: &Args) -> Result<(Service, String)> {
-    if global.kms == Which::Aws {
-        let Some(key) = &args.key else {
-            return Err(CliError::Usage(
-                "a copy under AWS KMS (--kms aws) goes under a key of yours: name it with --key".to_owned(),
-            ));
-        };
-        let service = Service::aws(global, &args.to, global.passphrase(false)?)?;
-        let key_arn = service.keys.describe_key(key)?.key_arn;
-        return Ok((service, key_arn));
-    }
-    // A key that is named can only be in a region that is there.
-    if args.key.is_none() && !kms.home().region_path(&args.to).exists() {
-        match kms.create_region(&args.to, global.passphrase(true)?.as_ref()) {
-            // Another process was first.
-            Ok(()) | Err(HomeError::RegionExists { .. }) => {}
-            Err(error) => return Err(service::failed(error)),
+impl KeyServices {
+    fn of(global: &Global, args: &Args, old: &Descriptor) -> Result<Self> {
+        let there = global.in_region(args.to.clone());
+        if let Some(key) = &args.key {
+            let region = service::region_of_key(&there, key)?;
+            if region != args.to {
+                return Err(CliError::Usage(format!(
+                    "{key} is a key of {region}, and the copy goes to {}; name a key there, or give --to {region}",
+                    args.to
+                )));
+            }
+        }
+        match (global.kms, common::at_aws(old)?) {
+            (Which::Embedded, true) => Err(common::at_aws_only()),
+            (Which::Embedded, false) => {
+                // A key that is named can only be in a region that is there.
+                let new = args.key.is_none() && service::is_new(&there)?;
+                let passphrase = there.passphrase(new)?;
+                let kms = service::kms_with(global, passphrase.clone())?;
+                let source = Arc::new(embedded_source(global, &kms, old)?);
+                if new {
+                    match kms.create_region(&args.to, passphrase.as_ref()) {
+                        // Another process was first.
+                        Ok(()) | Err(HomeError::RegionExists { .. }) => {}
+                        Err(error) => return Err(service::failed(error)),
+                    }
+                }
+                let session = service::session_in(&kms, caller(global, &kms, &global.account)?, &args.to)?;
+                let key_arn = match &args.key {
+                    Some(key) => session.describe_key(key)?.key_arn,
+                    None => session.ensure_managed_key("aws/kmsfs")?,
+                };
+                let session = Arc::new(session);
+                let target = Service { keys: session.clone(), ledger: session, region: args.to.clone() };
+                Ok(Self { source, target, key_arn })
+            }
+            (Which::Aws, at_aws) => {
+                let Some(key) = &args.key else {
+                    return Err(CliError::Usage(
+                        "a copy under AWS KMS (--kms aws) goes under a key of yours: name it with --key"
+                            .to_owned(),
+                    ));
+                };
+                let region = common::region_of(old)?;
+                let new = service::is_new(&there)?
+                    || (at_aws && service::is_new(&global.in_region(region.clone()))?);
+                let passphrase = there.passphrase(new)?;
+                // Refuses --as before anything is asked.
+                let target = Service::aws(global, &args.to, passphrase.clone())?;
+                let source: Arc<dyn KeyService> = match at_aws {
+                    true => Service::aws(global, &region, passphrase)?.keys,
+                    false => {
+                        let kms = service::kms_with(global, passphrase)?;
+                        Arc::new(embedded_source(global, &kms, old)?)
+                    }
+                };
+                let key_arn = target.keys.describe_key(key)?.key_arn;
+                Ok(Self { source, target, key_arn })
+            }
         }
     }
-    let session = Arc::new(service::session_in(kms, caller, &args.to)?);
-    let key_arn = match &args.key {
-        Some(key) => session.describe_key(key)?.key_arn,
-        None => session.ensure_managed_key("aws/kmsfs")?,
-    };
-    Ok((Service { keys: session.clone(), ledger: session, region: args.to.clone() }, key_arn))
 }
 
 /// The account in a key's ARN.
@@ -203,7 +235,10 @@ fn default_name(old: &Descriptor, region: &Region, account: &str) -> String {
 fn abandon(depot: &Arc<dyn Depot>, name: &str) -> Result<()> {
     match copy::abandon(depot, name).map_err(place::failed)? {
         true => output::line(&format!("what the copy {name} had left is gone")),
-        false => Err(CliError::Usage(format!("no copy was begun as {name} in {}", depot.location()))),
+        false => Err(CliError::Usage(format!(
+            "no copy was begun as {name} in {}; --name names another one",
+            depot.location()
+        ))),
     }
 }
 
