@@ -41,5 +41,6 @@ mod snapshot;
 mod snapshot_copy;
 mod snapshot_s3;
 mod snapshot_story;
+mod story_http;
 mod tidy;
 mod usage;

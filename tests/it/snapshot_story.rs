@@ -182,6 +182,12 @@ fn another_account_copies_when_both_sides_let_it() {
     let shown = seen(bed, &bed.vault(), &["--account", OWNER]);
     story.is_denied("c", NO_KEY_POLICY);
 
+    // Without --as the home's operator copies, as the root of both accounts, as --help says.
+    bed.run(["--account", OTHER, "snapshot", "copy", "s", "--in", "snaps", "--to", THERE, "--name", "both"]);
+    let args = ["--account", OWNER, "audit", "lookup", "--event", "Decrypt", "--limit", "1", "--json"];
+    let opened = answer(bed, &args)["Events"][0]["userIdentity"]["arn"].clone();
+    assert_eq!(opened, format!("arn:aws:iam::{OWNER}:root"));
+
     // Shown is not applied.
     let shared = story.share(&[]);
     assert_eq!(shared["applied"], false);

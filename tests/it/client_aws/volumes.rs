@@ -18,7 +18,7 @@ fn fill(bed: &Bed, files: usize) {
 }
 
 /// Every byte, through a mount that is made for it.
-fn digest(bed: &Bed) -> String {
+pub fn digest(bed: &Bed) -> String {
     bed.mount();
     let digest = sh(&bed.plain(""), "find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum");
     bed.unmount();
