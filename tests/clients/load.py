@@ -3,10 +3,11 @@
     load.py PREFIX URL PID SECONDS OPERATION,... CONNECTIONS,...
 
 Credentials, if the server wants particular ones, are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the requests are signed by
-botocore. A signature holds for 15 minutes, so each row signs its own. SECONDS may be a part of one: then each row has a second's
-rest before it (scripts/bench-server --alone). Prints a tab-separated line for each row: prefix,
-operation, connections, requests per second, the same per second of the server's processor time, p50 and p99 in
-milliseconds, answers that were no success, the server's resident memory in KiB.
+botocore. A signature holds for 15 minutes, so each row signs its own. The operation HTTP is a GET of /healthz: what the way
+there and back costs on the machine. SECONDS may be a part of one: then each row has a second's rest before it
+(scripts/bench-server --alone). Prints a tab-separated line for each row: prefix, operation, connections, requests per second,
+the same per second of the server's processor time, p50 and p99 in milliseconds, answers that were no success, the server's
+resident memory in KiB.
 """
 
 import base64
@@ -70,13 +71,15 @@ def milliseconds(text):
 
 
 def measure(operation, body, count, script):
-    request = signed(operation, body)
-    lines = ['wrk.method = "POST"', f"wrk.body = {json.dumps(request.data.decode())}"]
-    lines += [f'wrk.headers["{name}"] = {json.dumps(value)}' for name, value in request.headers.items()]
+    path, lines = "/healthz", []
+    if body is not None:
+        request = signed(operation, body)
+        path, lines = "/", ['wrk.method = "POST"', f"wrk.body = {json.dumps(request.data.decode())}"]
+        lines += [f'wrk.headers["{name}"] = {json.dumps(value)}' for name, value in request.headers.items()]
     # Some servers answer without Content-Length and close; wrk connects again.
     with open(script, "w") as file:
         file.write("\n".join(lines) + "\n")
-    wrk = ["wrk", "-t1", f"-c{count}", f"-d{seconds}s", "--timeout", "10s", "--latency", "-s", script, url + "/"]
+    wrk = ["wrk", "-t1", f"-c{count}", f"-d{seconds}s", "--timeout", "10s", "--latency", "-s", script, url + path]
     whole = float(seconds) >= 1
     if not whole:
         # wrk counts whole seconds; interrupted, it tells what it has.
@@ -98,6 +101,7 @@ key = call("CreateKey", {})["KeyMetadata"]["KeyId"]
 text = base64.b64encode(b"x" * 64).decode()
 ciphertext = call("Encrypt", {"KeyId": key, "Plaintext": text, "EncryptionContext": CONTEXT})["CiphertextBlob"]
 bodies = {
+    "HTTP": None,
     "Encrypt": {"KeyId": key, "Plaintext": text, "EncryptionContext": CONTEXT},
     "Decrypt": {"CiphertextBlob": ciphertext, "EncryptionContext": CONTEXT},
     "GenerateDataKey": {"KeyId": key, "KeySpec": "AES_256", "EncryptionContext": CONTEXT},
