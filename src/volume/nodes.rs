@@ -45,6 +45,8 @@ pub struct Node {
     pub generation: u64,
     /// The names of it that were seen.
     links: Mutex<Vec<Link>>,
+    /// Its last name is being removed: the number may be given again before that is known here.
+    leaving: AtomicBool,
     /// Its last name is gone: the number may be given again.
     gone: AtomicBool,
     /// Held while the file is being opened or closed, so that it has one [`File`].
@@ -63,6 +65,7 @@ impl Node {
             kind: stat.kind,
             generation,
             links: Mutex::default(),
+            leaving: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             opening: Mutex::new(()),
             file: Mutex::default(),
@@ -73,6 +76,17 @@ impl Node {
     /// Any name of it; None if all that were known are gone.
     pub fn link(&self) -> Option<Link> {
         self.links.lock().first().cloned()
+    }
+
+    /// True if what is at `link` now, under its number, is another object.
+    fn is_another(&self, stat: &Stat, link: &Link) -> bool {
+        let left = self.leaving.load(Ordering::Acquire) && !self.links.lock().contains(link);
+        left || self.is_gone() || self.kind != stat.kind
+    }
+
+    fn set_gone(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        *self.directory.lock() = None;
     }
 
     /// True if its last name is gone.
@@ -167,7 +181,7 @@ impl Nodes {
             let generation = self.generations.load(Ordering::Relaxed);
             Known { node: Arc::new(Node::new(id, stat, generation)), lookups: 0, children: 0 }
         });
-        if known.node.is_gone() || known.node.kind != stat.kind {
+        if known.node.is_another(stat, link) {
             // The backing has given the number again; the lookups of the first bearer are still to be forgotten.
             let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
             known.node = Arc::new(Node::new(id, stat, generation));
@@ -246,16 +260,39 @@ impl Nodes {
         Self::drop_if_unused(&mut self.table.lock(), id);
     }
 
-    /// A name is gone; with `last` the object has no other.
-    pub fn unlinked(&self, ino: u64, link: &Link, last: bool) {
+    /// Takes a name away in the backing by `take`; with `last` the object has no other, and its number may be given again
+    /// before `take` is back. Under the lock of the name's directory.
+    pub fn unlink<T, E>(
+        &self,
+        ino: u64,
+        link: &Link,
+        last: bool,
+        take: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let leaving = self.get(self.id_of(ino)).ok();
+        if let Some(node) = &leaving {
+            node.leaving.store(last, Ordering::Release);
+        }
+        let taken = take();
+        match (&taken, &leaving) {
+            (Ok(_), _) => self.unlinked(ino, link, last, leaving),
+            (Err(_), Some(node)) => node.leaving.store(false, Ordering::Release),
+            (Err(_), None) => {}
+        }
+        taken
+    }
+
+    fn unlinked(&self, ino: u64, link: &Link, last: bool, left: Option<Arc<Node>>) {
         let id = self.id_of(ino);
         let mut table = self.table.lock();
-        let Some(node) = table.get(&id).map(|k| k.node.clone()) else { return };
-        if last {
-            node.gone.store(true, Ordering::Relaxed);
-            *node.directory.lock() = None;
+        // Whoever has its number now is untouched, unless it was looked up by that name meanwhile.
+        let now = table.get(&id).map(|k| k.node.clone()).filter(|node| node.links.lock().contains(link));
+        for node in [left, now].into_iter().flatten() {
+            if last {
+                node.set_gone();
+            }
+            Self::remove_link(&mut table, &node, link);
         }
-        Self::remove_link(&mut table, &node, link);
         Self::drop_if_unused(&mut table, id);
     }
 

@@ -104,10 +104,10 @@ impl Core {
     }
 
     /// Takes away the link of a long name whose entry is gone.
-    fn drop_long_name(&self, directory: &Directory, stored: &StoredName) {
-        if let Some((link, _)) = &stored.long {
+    fn drop_long_name(&self, directory: &Directory, entry: &[u8]) {
+        if classify(entry) == EntryClass::Long {
             // Best effort, as above.
-            let _ = directory.dir.unlink(link);
+            let _ = directory.dir.unlink(&names::long_name_link(entry));
         }
     }
 
@@ -254,9 +254,18 @@ impl Core {
         if stat.kind == Kind::Directory {
             return Err(VolumeError::IsDirectory);
         }
-        let target = self.overflowing_target(&directory, &stored.entry, &stat);
-        directory.dir.unlink(&stored.entry).on_entry("removing a name")?;
-        self.removed(&directory, parent, &stored, &stat, target);
+        self.remove_name(&directory, &Link { parent, entry: stored.entry }, &stat)
+    }
+
+    /// Under the directory's lock.
+    fn remove_name(&self, directory: &Directory, link: &Link, stat: &Stat) -> Result<()> {
+        let target = self.overflowing_target(directory, &link.entry, stat);
+        let unlink = || directory.dir.unlink(&link.entry).on_entry("removing a name");
+        self.nodes.unlink(stat.ino, link, stat.nlink <= 1, unlink)?;
+        self.drop_long_name(directory, &link.entry);
+        if let Some(target) = target {
+            self.drop_overflow(&target);
+        }
         Ok(())
     }
 
@@ -264,23 +273,6 @@ impl Core {
     fn overflowing_target(&self, directory: &Directory, entry: &[u8], stat: &Stat) -> Option<Vec<u8>> {
         let may_be = stat.kind == Kind::Symlink && stat.nlink == 1 && names::target_len(stat.size).is_none();
         if may_be { directory.dir.readlink(entry).ok() } else { None }
-    }
-
-    /// An entry is gone from the backing: what belonged to it goes too.
-    fn removed(
-        &self,
-        directory: &Directory,
-        parent: NodeId,
-        stored: &StoredName,
-        stat: &Stat,
-        target: Option<Vec<u8>>,
-    ) {
-        self.drop_long_name(directory, stored);
-        let link = Link { parent, entry: stored.entry.clone() };
-        self.nodes.unlinked(stat.ino, &link, stat.kind == Kind::Directory || stat.nlink <= 1);
-        if let Some(target) = target {
-            self.drop_overflow(&target);
-        }
     }
 
     /// Removes an empty directory.
@@ -294,13 +286,20 @@ impl Core {
         }
         let _names = self.lock_directories(&[parent, self.nodes.id_of(stat.ino)]);
         check_empty(&*directory.dir, &stored.entry)?;
+        self.remove_directory(&directory, &Link { parent, entry: stored.entry }, &stat)
+    }
+
+    /// A directory of which nothing is seen any more. Under the locks of both.
+    fn remove_directory(&self, directory: &Directory, link: &Link, stat: &Stat) -> Result<()> {
         let temporary = names::temporary_name()?;
         let what = "removing a directory";
-        directory
-            .dir
-            .rename(&stored.entry, &*directory.dir, &temporary, RenameMode::NoReplace)
-            .on_entry(what)?;
-        self.removed(&directory, parent, &stored, &stat, None);
+        self.nodes.unlink(stat.ino, link, true, || {
+            directory
+                .dir
+                .rename(&link.entry, &*directory.dir, &temporary, RenameMode::NoReplace)
+                .on_entry(what)
+        })?;
+        self.drop_long_name(directory, &link.entry);
         recover::remove_entry(&*directory.dir, &temporary, Kind::Directory).attempt(what)
     }
 
@@ -387,19 +386,19 @@ impl Core {
                 _ => {
                     self.prepare_to_replace(&from, &old.entry, &moving)?;
                     let target = self.overflowing_target(&to, &new.entry, there);
-                    rename(RenameMode::Replace)?;
-                    self.nodes.unlinked(there.ino, &to_link, there.nlink <= 1);
+                    let replace = || rename(RenameMode::Replace);
+                    self.nodes.unlink(there.ino, &to_link, there.nlink <= 1, replace)?;
                     self.nodes.moved(moving.ino, &from_link, &to_link);
                     if let Some(target) = target {
                         self.drop_overflow(&target);
                     }
-                    self.drop_long_name(&from, &old);
+                    self.drop_long_name(&from, &old.entry);
                 }
             },
             (_, None) => {
                 self.with_long_name(&to, &new, || rename(RenameMode::NoReplace))?;
                 self.nodes.moved(moving.ino, &from_link, &to_link);
-                self.drop_long_name(&from, &old);
+                self.drop_long_name(&from, &old.entry);
             }
         }
         Ok([from_link, to_link])
@@ -414,12 +413,9 @@ impl Core {
         there: &Stat,
         to_link: &Link,
     ) -> Result<()> {
-        self.nodes.moved(there.ino, to_link, &Link { parent, entry: old.entry.clone() });
-        let temporary = names::temporary_name()?;
-        let what = "removing a directory that was replaced";
-        from.dir.rename(&old.entry, &*from.dir, &temporary, RenameMode::NoReplace).on_entry(what)?;
-        self.removed(from, parent, old, there, None);
-        recover::remove_entry(&*from.dir, &temporary, Kind::Directory).attempt(what)
+        let link = Link { parent, entry: old.entry.clone() };
+        self.nodes.moved(there.ino, to_link, &link);
+        self.remove_directory(from, &link, there)
     }
 
     /// Before a file takes another's name: its header is in the backing, and where the backing does not flush

@@ -19,6 +19,7 @@ mod dependents;
 mod edk;
 mod export;
 mod fake;
+mod inode_numbers;
 mod kms_kill;
 mod kms_kill_all;
 mod model;
