@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::control::Control;
 use super::error::{CliError, Result};
 use super::global::{Global, Which};
-use super::rewrap::{Target, files, processors, progress, told, usual_threads};
+use super::rewrap::{OVER_A_NETWORK, Target, by_mount, files, processors, progress, told, usual_threads};
 use super::service::{self, Service};
 use super::{daemon, output, outside};
 use crate::crypto::SecretVec;
 use crate::crypto::asymmetric::PublicKey;
 use crate::iam::KeyArn;
 use crate::kms::wire::{DescribeKeyRequest, GetPublicKeyRequest};
+use crate::mount::control::{RecipientChange, Request};
 use crate::volume::VolumeError;
-use crate::volume::descriptor::Descriptor;
+use crate::volume::descriptor::{Descriptor, ListedRecipient};
 use crate::volume::edk::{self, Change, Options, Report};
 use crate::volume::recipients::Recipient;
 use crate::volume::rewrap;
@@ -41,8 +43,8 @@ enum Verb {
 /// Wraps the volume key and every file's data key for somebody more
 ///
 /// Each data key is opened by the volume's key service (Decrypt) and encrypted under the new key (Encrypt; with a
-/// public key here, by RSA-OAEP). No data is read or written but one page of each file. The volume must not be mounted.
-/// What was begun and cut off goes on when it is called again.
+/// public key here, by RSA-OAEP). No data is read or written but one page of each file. If the volume is mounted, its mount
+/// does it, while it is used. What was begun and cut off goes on when it is called again.
 #[derive(Debug, clap::Args)]
 struct Add {
     /// The volume
@@ -128,7 +130,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
 /// A volume's root; a part of one has no recipients of its own.
 fn whole(path: &Path) -> Result<Target> {
     let place = Target::find(path)?;
-    if place.below()?.is_empty() {
+    if place.is_whole() {
         return Ok(place);
     }
     Err(CliError::Usage(format!(
@@ -244,16 +246,53 @@ fn change(
 ) -> Result<Report> {
     daemon::raise_open_files();
     let descriptor = Descriptor::read(&*place.dir).map_err(|e| place.failed(e))?;
-    let here = Service::at_home(global, &place.root, &descriptor, passphrase.clone())?.keys;
+    let report = match Control::connect(&place.root)? {
+        Some(control) => {
+            service::agree(global, &descriptor, false)?;
+            in_mount(global, place, change, how, control)?
+        }
+        None => alone(global, passphrase, place, &descriptor, change, how)?,
+    };
+    show(&report, how.json, how.dry_run)?;
+    if report.cut {
+        return Err(CliError::Busy("the mount ended; call it again, and it does what is left".to_owned()));
+    }
+    told(&report.failed, "could not be changed; the others are. When the reason is gone, call it again")?;
+    Ok(report)
+}
+
+/// By the mount that has the volume open.
+fn in_mount(global: &Global, place: &Target, change: &Change, how: &How, control: Control) -> Result<Report> {
+    let request = Request::Recipients {
+        change: match change {
+            Change::Add(recipient) => RecipientChange::Add(ListedRecipient::of(recipient)),
+            Change::Remove(name) => RecipientChange::Remove(name.clone()),
+        },
+        keep_mtime: how.keep_mtime,
+        dry_run: how.dry_run,
+        threads: how.threads.or((global.kms == Which::Aws).then_some(OVER_A_NETWORK)),
+        principal: global.principal.clone(),
+    };
+    let done = by_mount(control, &request);
+    done.map_err(|error| error.of_usage(&place.root))
+}
+
+/// By this process, which keeps others from mounting the volume meanwhile.
+fn alone(
+    global: &Global,
+    passphrase: Option<SecretVec>,
+    place: &Target,
+    descriptor: &Descriptor,
+    change: &Change,
+    how: &How,
+) -> Result<Report> {
+    let here = Service::at_home(global, &place.root, descriptor, passphrase.clone())?.keys;
     let total = rewrap::count(&place.dir, &[]).map_err(|e| place.failed(e))?;
     let bar = progress(total);
     let regions = service::regions(global, passphrase);
     let done = edk::change(&place.dir, &here, &regions, change, &how.options(global), &|| bar.inc(1));
     bar.finish_and_clear();
-    let report = done.map_err(|e| failed(place, e))?;
-    show(&report, how.json, how.dry_run)?;
-    told(&report.failed, "could not be changed; the others are. When the reason is gone, call it again")?;
-    Ok(report)
+    done.map_err(|e| failed(place, e))
 }
 
 /// What cannot be is the command line's fault, not the volume's.

@@ -125,6 +125,16 @@ impl CliError {
         Self::Volume { path: path.display().to_string(), source }
     }
 
+    /// What a mount told of a request that cannot be, with what was named in it.
+    pub fn of_usage(self, named: &Path) -> Self {
+        match self {
+            Self::Mounted { exit: Exit::Usage, message } => {
+                Self::Usage(format!("{}: {message}", named.display()))
+            }
+            error => error,
+        }
+    }
+
     /// What the program ends with.
     pub fn exit(&self) -> Exit {
         match self {

@@ -139,7 +139,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Verb::Edk(args) => edk::run(global, args)?,
         Verb::Recover(args) => recover::run(global, args)?,
         Verb::Rekey(args) => rekey::run(global, args)?,
-        Verb::Shred(args) => shred::run(args)?,
+        Verb::Shred(args) => shred::run(global, args)?,
         Verb::Key(args) => key::run(global, args)?,
         Verb::Alias(args) => alias::run(global, args)?,
         Verb::Iam(args) => return iam::run(global, args),

@@ -234,7 +234,7 @@ impl Plan<'_> {
         let control = (!source.read_only).then(|| {
             let passphrase = source.passphrase.clone();
             let keeper = Keeper { global: self.global, passphrase, volume: path.clone() };
-            Control::start(volume.clone(), mounted.kernel(), path, Box::new(keeper))
+            Control::start(volume.clone(), mounted.kernel(), path, Arc::new(keeper))
         });
         let control = control.transpose().unwrap_or_else(|error| {
             tracing::warn!(

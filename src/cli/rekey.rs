@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::error::Result;
+use super::error::{CliError, Result};
 use super::global::Global;
 use super::rewrap::{Target, files, progress, told, usual_threads};
 use super::service::{self, Service};
@@ -40,7 +40,15 @@ pub struct Args {
 pub fn run(global: &Global, args: &Args) -> Result<()> {
     let place = Target::find(&args.path)?;
     daemon::raise_open_files();
-    let below = place.below()?.to_vec();
+    let below = place.below().map_err(|_| {
+        CliError::Busy(format!(
+            "{} is seen through a mount, and a volume is rekeyed only while it is not mounted: `kmsfs umount` it, then rekey {} or \
+             what is in it, under its encrypted name",
+            args.path.display(),
+            place.root.display()
+        ))
+    })?;
+    let below = below.to_vec();
     let passphrase = global.passphrase(false)?;
     let descriptor = Descriptor::read(&*place.dir).map_err(|e| place.failed(e))?;
     let here = Service::at_home(global, &place.root, &descriptor, passphrase.clone())?.keys;

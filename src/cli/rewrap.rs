@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::control::Control;
@@ -69,9 +70,23 @@ pub struct Target {
 }
 
 impl Target {
-    /// Finds the volume above a path, or behind the mount that it is seen through.
+    /// Finds the volume above a path, or behind the mount that it is seen through. Links are followed.
     pub fn find(path: &Path) -> Result<Self> {
         let whole = path.canonicalize().map_err(|e| CliError::io("the volume", path, e))?;
+        Self::at(path, &whole)
+    }
+
+    /// The same for an entry in a volume, which may be a link itself.
+    pub fn entry(path: &Path) -> Result<Self> {
+        let failed = |e| CliError::io("the path", path, e);
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Self::find(path) };
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        let whole = above.canonicalize().map_err(failed)?.join(name);
+        std::fs::symlink_metadata(&whole).map_err(failed)?;
+        Self::at(path, &whole)
+    }
+
+    fn at(path: &Path, whole: &Path) -> Result<Self> {
         let names = |below: &Path| below.iter().map(|name| name.as_bytes().to_vec()).collect();
         let root = whole.ancestors().find(|above| above.join("kmsfs.json").exists());
         let (root, place) = match root {
@@ -93,6 +108,17 @@ impl Target {
         Ok(Self { root, dir, place })
     }
 
+    /// True for the volume itself.
+    pub fn is_whole(&self) -> bool {
+        let (Place::Stored(names) | Place::Seen(names)) = &self.place;
+        names.is_empty()
+    }
+
+    /// Where it is in the volume.
+    pub fn place(&self) -> Place {
+        self.place.clone()
+    }
+
     /// The names in the backing directory that lead there.
     pub fn below(&self) -> Result<&[Vec<u8>]> {
         match &self.place {
@@ -112,7 +138,7 @@ impl Target {
 }
 
 /// Threads that ask a key service over a network, where most wait.
-const OVER_A_NETWORK: u16 = 16;
+pub const OVER_A_NETWORK: u16 = 16;
 
 /// Threads that ask the key service where nothing else is said.
 pub fn usual_threads(kms: Which) -> usize {
@@ -173,14 +199,19 @@ fn in_mount(
     }
     let request = Request::Rewrap {
         key: args.key.clone(),
-        place: target.place.clone(),
+        place: target.place(),
         keep_mtime: args.keep_mtime,
         dry_run: args.dry_run,
         threads: args.threads.or((global.kms == Which::Aws).then_some(OVER_A_NETWORK)),
         principal: global.principal.clone(),
     };
+    by_mount(control, &request)
+}
+
+/// Asks a mount for what takes time.
+pub fn by_mount<T: DeserializeOwned>(control: Control, request: &Request) -> Result<T> {
     let bar = progress(0);
-    let done = control.ask(&request, &mut |done, total| {
+    let done = control.ask(request, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });

@@ -1,29 +1,36 @@
 //! `kmsfs shred`: files and trees made unreadable by destroying what opens them.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
+use super::control::Control;
 use super::error::{CliError, Result};
-use super::rewrap::{Target, files, processors, told};
-use super::{daemon, mounts, output};
+use super::global::Global;
+use super::rewrap::{Target, by_mount, files, processors, told};
+use super::service::Service;
+use super::{daemon, output};
+use crate::kms::Ledger;
+use crate::mount::control::Request;
 use crate::volume::VolumeError;
+use crate::volume::descriptor::Descriptor;
 use crate::volume::shred::{self, Options, Report};
 
 /// Makes a file or tree unreadable by destroying its wrapped data keys, and removes it
 ///
-/// The wrapped keys in each header are overwritten and brought to the disk, then the names go; no key is needed. The volume
-/// must not be mounted, so the path is one in its backing directory, with encrypted names; given a path in a mount, the command
-/// tells that one. It cannot reach copies of the headers: backups and snapshots, reflinks, old blocks that a solid-state disk or a
+/// The wrapped keys in each header are overwritten and brought to the disk, then the names go; no key is needed. If the volume is
+/// mounted, its mount does it: name the file as it is seen there. Whoever has it open reads and writes nothing of it any more
+/// (EKEYREVOKED). If it is not mounted, the path is one in its backing directory, with encrypted names.
+/// It cannot reach copies of the headers: backups and snapshots, reflinks, old blocks that a solid-state disk or a
 /// copy-on-write filesystem (btrfs) keeps. Whoever has one of those and a key that opens it reads the file. What reaches every copy is the
 /// deletion of the KMS key: keep what must go together in a volume with a key of its own, and `kmsfs key schedule-deletion` it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Files or directories in the volume's backing directory
+    /// Files or directories, as they are seen through a mount, or in the volume's backing directory
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Do not ask
@@ -32,28 +39,29 @@ pub struct Args {
     /// Also files that have further names (hard links) elsewhere, under which they become unreadable too
     #[arg(long)]
     hard_links: bool,
+    /// Where the volume is not mounted and the home of the key service is lost: leave no event in its log
+    #[arg(long)]
+    unrecorded: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Runs it.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(global: &Global, args: &Args) -> Result<()> {
     daemon::raise_open_files();
-    let places = args.paths.iter().map(|path| find(path)).collect::<Result<Vec<_>>>()?;
+    let places = args.paths.iter().map(|path| Target::entry(path)).collect::<Result<Vec<_>>>()?;
     if !args.yes {
         for path in &args.paths {
             confirm(path)?;
         }
     }
-    let options = Options { hard_links: args.hard_links, threads: processors() };
     let mut all = Vec::new();
     for (path, place) in args.paths.iter().zip(&places) {
-        let done = shred::shred(&place.dir, place.below()?, &options);
-        let report = done.map_err(|error| match error {
-            VolumeError::Invalid(why) => CliError::Usage(format!("{}: {why}", path.display())),
-            error => CliError::volume(path, error),
-        })?;
+        let report = match Control::connect(&place.root)? {
+            Some(control) => in_mount(args, path, place, control)?,
+            None => alone(global, args, path, place)?,
+        };
         if !args.json {
             show(path, &report)?;
         }
@@ -77,6 +85,11 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     for (_, report) in &all {
+        if report.cut {
+            return Err(CliError::Busy(
+                "the mount ended; nothing was removed. Call it again, and it does what is left".to_owned(),
+            ));
+        }
         told(
             &report.failed,
             "could not be overwritten; nothing was removed. When the reason is gone, call it again",
@@ -85,46 +98,50 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// By the mount that has the volume open.
+fn in_mount(args: &Args, path: &Path, place: &Target, control: Control) -> Result<Report> {
+    let request = Request::Shred { place: place.place(), hard_links: args.hard_links };
+    by_mount(control, &request).map_err(|error: CliError| error.of_usage(path))
+}
+
+/// By this process, which keeps others from mounting the volume meanwhile.
+fn alone(global: &Global, args: &Args, path: &Path, place: &Target) -> Result<Report> {
+    let below = place.below()?;
+    let options = Options {
+        hard_links: args.hard_links,
+        threads: processors(),
+        uid: rustix::process::geteuid().as_raw(),
+    };
+    let ledger = if args.unrecorded { None } else { Some(ledger(global, place)?) };
+    shred::shred(&place.dir, below, &options, ledger.as_deref()).map_err(|error| match error {
+        VolumeError::Invalid(why) => CliError::Usage(format!("{}: {why}", path.display())),
+        error => CliError::volume(path, error),
+    })
+}
+
+/// The log of the volume's key service.
+fn ledger(global: &Global, place: &Target) -> Result<Arc<dyn Ledger>> {
+    let descriptor = Descriptor::read(&*place.dir).map_err(|e| place.failed(e))?;
+    let service = Service::at_home(global, &place.root, &descriptor, global.passphrase(false)?);
+    match service {
+        Ok(service) => Ok(service.ledger),
+        Err(CliError::Home(why)) => Err(CliError::Home(format!(
+            "{why}; nothing was shredded, for it would not be recorded: --unrecorded if the home is lost"
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
 fn show(path: &Path, report: &Report) -> Result<()> {
-    output::facts(&[
+    let mut facts = vec![
         (if report.removed { "shredded and removed" } else { "not removed" }, path.display().to_string()),
         ("keys destroyed", files(report.shredded)),
         ("without a key, being empty", files(report.empty)),
-    ])
-}
-
-/// A path in the backing directory of a volume; of one in a mount it is told where it is there.
-fn find(path: &Path) -> Result<Target> {
-    let place = Target::find(path)?;
-    if place.below().is_err()
-        && let Some((mount, backing)) = behind(path)
-    {
-        return Err(CliError::Busy(format!(
-            "{} is seen through a mount; a volume is shredded in while it is not mounted: `kmsfs umount {}`, then `kmsfs shred {}`",
-            path.display(),
-            mount.display(),
-            backing.display()
-        )));
+    ];
+    if report.open > 0 {
+        facts.push(("taken from who had them open", files(report.open)));
     }
-    Ok(place)
-}
-
-/// The mount that a path is seen through, and where it is in the backing: a mount shows the backing's inode numbers.
-fn behind(path: &Path) -> Option<(PathBuf, PathBuf)> {
-    let whole = path.parent()?.canonicalize().ok()?.join(path.file_name()?);
-    let all = mounts::all().ok()?;
-    let mount = all.into_iter().filter(mounts::Mounted::is_ours).rfind(|m| whole.starts_with(&m.point))?;
-    let (mut seen, mut backing) = (mount.point.clone(), mount.source.clone());
-    for step in whole.strip_prefix(&mount.point).ok()? {
-        seen.push(step);
-        let ino = fs::symlink_metadata(&seen).ok()?.ino();
-        let entry = fs::read_dir(&backing)
-            .ok()?
-            .flatten()
-            .find(|entry| fs::symlink_metadata(entry.path()).is_ok_and(|there| there.ino() == ino))?;
-        backing = entry.path();
-    }
-    Some((mount.point, backing))
+    output::facts(&facts)
 }
 
 /// Has the name typed on the terminal.

@@ -396,6 +396,14 @@ pub fn of_a_file(region: &Core, caller: &Caller, event: FileEvent) -> Result<Vec
             error = Some(what);
             ("DamagedFile", true, json!({"volumeId": volume_id, "fileId": file_id}))
         }
+        FileEvent::ShredFile { volume_id, file_id, uid: by } => {
+            uid = Some(by);
+            ("ShredFile", false, json!({"volumeId": volume_id, "fileId": file_id}))
+        }
+        FileEvent::ShredTree { volume_id, files, uid: by } => {
+            uid = Some(by);
+            ("ShredTree", false, json!({"volumeId": volume_id, "files": files}))
+        }
         FileEvent::Snapshot { action, volume_id, snapshot_id, name } => (
             action.event_name(),
             false,

@@ -175,6 +175,24 @@ pub enum FileEvent {
         /// Size that the authenticated content gives.
         size_after: u64,
     },
+    /// A file's wrapped keys are overwritten, so that nothing opens it any more: recorded before that is done.
+    ShredFile {
+        /// Hex.
+        volume_id: String,
+        /// Hex, if it has a header.
+        file_id: Option<String>,
+        /// Who asked for it, on this machine.
+        uid: u32,
+    },
+    /// The same of all files of a tree.
+    ShredTree {
+        /// Hex.
+        volume_id: String,
+        /// Names of files in it.
+        files: u64,
+        /// Who asked for it, on this machine.
+        uid: u32,
+    },
     /// A call to a key service over the network.
     RemoteCall(RemoteCall),
     /// Damage was met.

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use self::lines::Lines;
 use super::Kernel;
 use crate::kms::KeyService;
+use crate::volume::descriptor::ListedRecipient;
 use crate::volume::{Volume, VolumeError};
 
 /// Version of the protocol; another one is refused.
@@ -61,6 +62,28 @@ pub enum Request {
         /// How long at most.
         seconds: u64,
     },
+    /// Shreds a file or tree, with progress: answers [`crate::volume::shred::Report`]. Stops where the connection ends, and
+    /// goes on in the next call.
+    Shred {
+        /// What of the volume.
+        place: Place,
+        /// See [`crate::volume::shred::Options`].
+        hard_links: bool,
+    },
+    /// Adds or removes a recipient of the volume's keys, with progress: answers [`crate::volume::edk::Report`]. Goes on in the
+    /// next call where the connection ended.
+    Recipients {
+        /// Which.
+        change: RecipientChange,
+        /// See [`crate::volume::edk::Options`].
+        keep_mtime: bool,
+        /// Change nothing.
+        dry_run: bool,
+        /// Threads that ask the key service; null for one for each processor.
+        threads: Option<u16>,
+        /// Who asks it; null for whoever runs the mount.
+        principal: Option<String>,
+    },
     /// Rewraps keys, with progress: answers [`crate::volume::rewrap::Report`]. Goes on in the next call where the
     /// connection ended.
     Rewrap {
@@ -87,6 +110,16 @@ pub enum Place {
     Stored(Vec<Vec<u8>>),
     /// As they are seen through the mount.
     Seen(Vec<Vec<u8>>),
+}
+
+/// A recipient, as the descriptor lists it or by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecipientChange {
+    /// Everything is wrapped for it.
+    Add(ListedRecipient),
+    /// What is wrapped for it goes.
+    Remove(String),
 }
 
 /// What can be asked on a connection that holds the volume.
@@ -168,7 +201,7 @@ pub trait Household: Send + Sync {
 pub(crate) struct Served {
     volume: Arc<Volume>,
     kernel: Kernel,
-    household: Box<dyn Household>,
+    household: Arc<dyn Household>,
     /// One hold at a time.
     holding: Mutex<()>,
     /// One change of all files at a time.
@@ -196,7 +229,7 @@ impl Control {
         volume: Arc<Volume>,
         kernel: Kernel,
         path: &Path,
-        household: Box<dyn Household>,
+        household: Arc<dyn Household>,
     ) -> io::Result<Self> {
         let (private, address) = address(path)?;
         match rustix::fs::unlinkat(&private, SOCKET, AtFlags::empty()) {
@@ -328,16 +361,16 @@ fn take(
     lines: &mut Lines,
     many: bool,
 ) -> Result<serde_json::Value, Failure> {
-    let peer = rustix::net::sockopt::socket_peercred(stream);
     let own = rustix::process::geteuid();
-    if !peer.is_ok_and(|peer| peer.uid == own || peer.uid.is_root()) {
+    let peer = rustix::net::sockopt::socket_peercred(stream).map(|peer| peer.uid);
+    let Some(uid) = peer.ok().filter(|uid| *uid == own || uid.is_root()) else {
         return Err(Failure::new(FailureKind::Failure, "only the user who mounted the volume may ask that"));
-    }
+    };
     if many {
         return Err(Failure::new(FailureKind::Busy, "the mount is asked too much at once; try again"));
     }
     let request = lines.request(PATIENCE)?;
-    perform::perform(served, request, lines)
+    perform::perform(served, uid.as_raw(), request, lines)
 }
 
 #[cfg(test)]

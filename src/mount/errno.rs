@@ -21,7 +21,7 @@ pub(crate) fn errno(error: &VolumeError) -> i32 {
     match error {
         VolumeError::Backing { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         VolumeError::Key(error) => key_errno(error.kind),
-        VolumeError::Revoked { .. } => libc::EKEYREVOKED,
+        VolumeError::Revoked { .. } | VolumeError::Shredded => libc::EKEYREVOKED,
         VolumeError::Damaged { .. } => libc::EIO,
         VolumeError::Crypto(error) => match error {
             CryptoError::NotAuthentic
@@ -149,6 +149,7 @@ fn advice(error: &VolumeError) -> Option<&'static str> {
             }
         }),
         VolumeError::Revoked { .. } => Some("open the file again once access is given back"),
+        VolumeError::Shredded => Some("close it; what was in it is in backups at most"),
         VolumeError::Damaged { .. } | VolumeError::Crypto(CryptoError::NotAuthentic) => {
             Some("restore it from a copy; the rest of the volume is not affected")
         }
@@ -273,6 +274,7 @@ mod tests {
             assert!(advice(&key(kind)).is_some(), "{kind:?} says what to do");
         }
         assert_eq!(errno(&VolumeError::Revoked { file_id: String::new() }), libc::EKEYREVOKED);
+        assert_eq!(errno(&VolumeError::Shredded), libc::EKEYREVOKED);
     }
 
     #[test]

@@ -7,8 +7,10 @@ mod convert;
 mod errno;
 mod point;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -118,6 +120,16 @@ impl Kernel {
     /// The kernel's, if it could not write back; a file that it does not know is no error.
     pub fn drop_pages(&self, node: NodeId) -> io::Result<()> {
         self.notifier.inval_inode(INodeNo(node), 0, 0)
+    }
+
+    /// Makes the kernel forget a name in a directory, and with it what it knows below it. Waits for requests, as above.
+    ///
+    /// # Errors
+    /// The kernel's; a name that it does not know is no error.
+    pub fn forget_name(&self, directory: NodeId, name: &[u8]) -> io::Result<()> {
+        self.notifier.inval_entry(INodeNo(directory), OsStr::from_bytes(name))?;
+        // Also where it did not know the name: the directory has another time, and one entry less.
+        self.notifier.inval_inode(INodeNo(directory), -1, 0)
     }
 
     /// syncfs of the mount: what programs have written comes here. Waits for requests, as above. Nothing is done where

@@ -42,7 +42,8 @@ thread_local! {
 pub struct Content {
     /// Replaced when a file that was opened for reading is opened for writing.
     file: RwLock<Arc<dyn BackingFile>>,
-    keys: Arc<FileKeys>,
+    /// None once the file was shredded: from then on nothing of it is read or written, no header either.
+    keys: RwLock<Option<Arc<FileKeys>>>,
     /// Epoch of this mount.
     epoch: u64,
     /// What a crash cut is read as it is: the file cannot be mended on a read-only mount.
@@ -134,7 +135,7 @@ impl Content {
     }
 
     fn new(file: Arc<dyn BackingFile>, keys: Arc<FileKeys>, epoch: u64, excused: bool, state: State) -> Self {
-        let (file, state) = (RwLock::new(file), Mutex::new(state));
+        let (file, keys, state) = (RwLock::new(file), RwLock::new(Some(keys)), Mutex::new(state));
         Self { file, keys, epoch, excused, locks: RangeLocks::default(), state }
     }
 
@@ -146,6 +147,16 @@ impl Content {
     /// The same backing file, opened for writing where it was for reading.
     pub fn set_file(&self, file: Arc<dyn BackingFile>) {
         *self.file.write() = file;
+    }
+
+    /// Its keys, to be asked for before anything changes.
+    fn keys(&self) -> Result<Arc<FileKeys>> {
+        self.keys.read().clone().ok_or(VolumeError::Shredded)
+    }
+
+    /// True once its keys were destroyed.
+    pub fn is_shredded(&self) -> bool {
+        self.keys.read().is_none()
     }
 
     /// Plaintext bytes.
@@ -165,6 +176,7 @@ impl Content {
         }
         let wished = offset.saturating_add(buf.len() as u64).min(MAX_SIZE);
         let _guard = self.locks.shared(pages(block_of(offset)..blocks_for(wished)));
+        self.keys()?;
         let size = self.size();
         let end = wished.min(size);
         if offset >= end {
@@ -231,7 +243,7 @@ impl Content {
         let due = block_len(size, number);
         let key = match known.take() {
             Some((generation, key)) if generation == head.generation => key,
-            _ => self.keys.content(head.generation)?,
+            _ => self.keys()?.content(head.generation)?,
         };
         block::open(&key, head, number, page, plain)?;
         *known = Some((head.generation, key));
@@ -278,6 +290,7 @@ impl Content {
 
     /// Locks what a write needs, and grows the file for it. Answers the size before.
     fn reserve(&self, blocks: &Range<u64>, offset: u64, end: u64) -> Result<(RangeGuard<'_>, u64)> {
+        self.keys()?;
         self.write_header_first()?;
         let size = self.size();
         if end > size && !size.is_multiple_of(BLOCK) {
@@ -328,7 +341,7 @@ impl Content {
             (state.header.generation, state.size)
         };
         let end = offset + data.len() as u64;
-        let key = self.keys.content(generation)?;
+        let key = self.keys()?.content(generation)?;
         let mut nonces = NonceRun::start()?;
         with_pages(blocks, |cipher| {
             // The usual small write changes a part of two blocks: they are read with one call.
@@ -427,8 +440,8 @@ impl Content {
             return Ok(());
         }
         let mut plain = [0; BLOCK as usize];
-        block::open(&*self.keys.content(head.generation)?, head, number, &page[..read], &mut plain)?;
-        let (key, mut nonces) = (self.keys.content(generation)?, NonceRun::start()?);
+        block::open(&*self.keys()?.content(head.generation)?, head, number, &page[..read], &mut plain)?;
+        let (key, mut nonces) = (self.keys()?.content(generation)?, NonceRun::start()?);
         block::seal(&key, nonces.take(), number, generation, &plain[..due as usize], &mut page)?;
         self.file().wait_writeback(page_offset(number), PAGE).attempt(what)?;
         self.file().write_at(&page, page_offset(number)).attempt(what)
@@ -439,6 +452,7 @@ impl Content {
         if size > MAX_SIZE {
             return Err(VolumeError::TooLarge);
         }
+        self.keys()?;
         self.write_header_first()?;
         let before = self.size();
         if size > before {
@@ -467,7 +481,7 @@ impl Content {
         // The tail's old content is read before anything changes; then: cut, write the tail.
         let mut page = [0; PAGE as usize];
         if let Some(tail) = tail {
-            let (key, mut nonces) = (self.keys.content(generation)?, NonceRun::start()?);
+            let (key, mut nonces) = (self.keys()?.content(generation)?, NonceRun::start()?);
             let len = block_len(size, tail) as usize;
             let mut plain = [0; BLOCK as usize];
             self.read_old(tail, before, &mut plain)?;

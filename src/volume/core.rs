@@ -21,8 +21,8 @@ use super::listing::Listing;
 use super::names::{self, DIR_ID, EntryClass, classify};
 use super::nodes::{Directory, Node, Nodes};
 use super::recipients::{Opens, Recipients};
-use super::rewrap::Moved;
 use super::types::{HandleId, NodeId, Status, VolumeOptions};
+use super::walk::Moved;
 use crate::crypto::{Secret, random};
 use crate::kms::{FileEvent, KeyService, KmsError, Ledger};
 
@@ -42,10 +42,10 @@ pub struct Core {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) options: VolumeOptions,
     pub(super) keys: VolumeKeys,
-    /// Its wrapped keys may change.
+    /// Its wrapped keys and its recipients may change.
     pub(super) descriptor: RwLock<Descriptor>,
-    /// Which wrapped keys the key service is asked to open.
-    pub(super) opens: Opens,
+    /// Which wrapped keys the key service is asked to open: changes with the recipients.
+    pub(super) opens: RwLock<Arc<Opens>>,
     /// Number and list change only by mending; its number never.
     pub(super) epoch: Mutex<Epoch>,
     pub(super) epoch_number: u64,
@@ -156,7 +156,7 @@ impl Volume {
             options,
             keys: volume,
             descriptor: RwLock::new(descriptor),
-            opens,
+            opens: RwLock::new(Arc::new(opens)),
             epoch_number: epoch.number,
             epoch: Mutex::new(epoch),
             mending: Mutex::new(()),
@@ -269,7 +269,8 @@ impl Core {
             return Vec::new();
         }
         let mut changed = Vec::new();
-        for file in self.nodes.open_files() {
+        // What was shredded is nobody's, whatever the key service says.
+        for file in self.nodes.open_files().into_iter().filter(|file| !file.content.is_shredded()) {
             let refused = self.ask_for_key(&file.content.header()).is_err();
             if !file.set_revoked(refused) && refused {
                 tracing::warn!(

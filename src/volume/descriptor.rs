@@ -300,11 +300,15 @@ fn with_feature(mut features: Vec<Feature>, recipients: &[Recipient]) -> Vec<Fea
 impl ListedRecipient {
     /// Recipients as a descriptor lists them.
     pub fn list(recipients: &[Recipient]) -> Vec<Self> {
-        let listed = |recipient: &Recipient| Self {
+        recipients.iter().map(Self::of).collect()
+    }
+
+    /// One recipient.
+    pub fn of(recipient: &Recipient) -> Self {
+        Self {
             name: recipient.name.clone(),
             public_key: recipient.public_key.as_ref().map(|key| STANDARD.encode(key.der())),
-        };
-        recipients.iter().map(listed).collect()
+        }
     }
 
     /// Whom it names; None if its public key is none.

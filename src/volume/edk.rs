@@ -1,6 +1,8 @@
 //! Recipients of a volume's keys added and removed, counted, and used to bring a volume under another KMS key when its
 //! own is lost (docs/format.md, "Recipients"). As in rewrapping, only page 0 of each file and the descriptor change.
 
+mod online;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -39,7 +41,7 @@ pub struct Options {
 }
 
 /// What was done, or would be.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
     /// The recipient, or the KMS key that all are under now.
     pub key: String,
@@ -53,6 +55,8 @@ pub struct Report {
     pub empty: u64,
     /// Files and directories that were left as they are.
     pub failed: Failures,
+    /// It was told to stop; what is left waits for the next call.
+    pub cut: bool,
 }
 
 /// For whom a volume's keys are wrapped.
@@ -109,30 +113,73 @@ pub fn change(
     seen: &(dyn Fn() + Sync),
 ) -> Result<Report> {
     let _alone = descriptor::alone(root, true)?;
-    let old = Descriptor::read(&**root)?;
-    let volume = old.unwrap(&**here, None)?;
-    let recipients = Recipients::new(old.recipients.clone(), old.region.clone(), regions.clone());
-    let new = match change {
-        Change::Add(recipient) => with_one_more(&old, &volume, recipient, &recipients, &**here)?,
-        Change::Remove(name) => with_one_less(&old, &volume.keys, name)?,
-    };
-    let name = match change {
-        Change::Add(recipient) => &recipient.name,
-        Change::Remove(name) => name,
-    };
-    let mut report = Report { key: name.clone(), volume_key: new != old, ..Report::default() };
+    let plan = Plan::new(Descriptor::read(&**root)?, here, regions, change)?;
+    let mut report = plan.report();
     if report.volume_key && !options.dry_run {
-        descriptor::replace_file(&**root, DESCRIPTOR, &new.encode()?)?;
+        descriptor::replace_file(&**root, DESCRIPTOR, &plan.new.encode()?)?;
     }
-    let opens = Opens::new(&new.region, &new.recipients, None);
-    each(root, options, seen, &mut report, &|file, header, page| {
+    each(root, options, seen, &mut report, &|wish, header, page| plan.keys_of(wish, header, Some(page)))?;
+    if !options.dry_run {
+        root.sync_fs().attempt("syncing the backing filesystem")?;
+    }
+    Ok(report)
+}
+
+/// A change, thought over.
+struct Plan<'a> {
+    here: &'a dyn KeyService,
+    change: &'a Change,
+    old: Descriptor,
+    /// As it shall be.
+    new: Descriptor,
+    volume: VolumeKeys,
+    /// Who wraps.
+    recipients: Recipients,
+    opens: Opens,
+}
+
+impl<'a> Plan<'a> {
+    /// Opens the volume key, and wraps it for somebody more.
+    fn new(
+        old: Descriptor,
+        here: &'a Arc<dyn KeyService>,
+        regions: &OtherRegions,
+        change: &'a Change,
+    ) -> Result<Self> {
+        let volume = old.unwrap(&**here, None)?;
+        let recipients = Recipients::new(old.recipients.clone(), old.region.clone(), regions.clone());
+        let new = match change {
+            Change::Add(recipient) => with_one_more(&old, &volume, recipient, &recipients, &**here)?,
+            Change::Remove(name) => with_one_less(&old, &volume.keys, name)?,
+        };
+        let opens = Opens::new(&new.region, &new.recipients, None);
+        Ok(Self { here: &**here, change, old, new, volume: volume.keys, recipients, opens })
+    }
+
+    fn name(&self) -> &str {
+        match self.change {
+            Change::Add(recipient) => &recipient.name,
+            Change::Remove(name) => name,
+        }
+    }
+
+    /// Of what is done with the files nothing is in it yet.
+    fn report(&self) -> Report {
+        let volume_key = self.new != self.old;
+        Report { key: self.name().to_owned(), volume_key, ..Report::default() }
+    }
+
+    /// The wrapped keys that a file shall have; None if it has them. `page` is where its header was read, which is then
+    /// verified.
+    fn keys_of(&self, wish: Wish, header: &Header, page: Option<&Page>) -> Result<Option<Vec<WrappedKey>>> {
+        let name = self.name();
         let there = header.keys.iter().any(|key| key.key_arn == *name);
-        match change {
+        match self.change {
             Change::Add(_) if there => Ok(None),
             Change::Remove(_) if !there => Ok(None),
             Change::Remove(_) => {
                 let left: Vec<_> = header.keys.iter().filter(|key| key.key_arn != *name).cloned().collect();
-                if !left.iter().any(|key| opens.takes(key)) {
+                if !left.iter().any(|key| self.opens.takes(key)) {
                     return Err(VolumeError::Invalid(
                         "no mount could open the file any more: nothing else of it is wrapped by a KMS key of the volume's \
                          region; `kmsfs rewrap` or `kmsfs edk add` first",
@@ -143,20 +190,18 @@ pub fn change(
             Change::Add(_) if header.keys.len() > MAX_RECIPIENTS => Err(VolumeError::Invalid(
                 "the file's key is wrapped for four already; `kmsfs edk list` shows for whom, `kmsfs edk remove` ends one",
             )),
-            Change::Add(_) if file == Wish::Tell => Ok(Some(Vec::new())),
+            Change::Add(_) if wish == Wish::Tell => Ok(Some(Vec::new())),
             Change::Add(recipient) => {
-                let keys = FileKeys::unwrap(&**here, &opens, &volume.keys, header)?;
-                header.verify(page, &keys)?;
-                let context = file_context(&volume.keys.id, &header.file_id);
-                let made = recipients.wrap(&**here, recipient, keys.data().expose(), &context)?;
+                let keys = FileKeys::unwrap(self.here, &self.opens, &self.volume, header)?;
+                if let Some(page) = page {
+                    header.verify(page, &keys)?;
+                }
+                let context = file_context(&self.volume.id, &header.file_id);
+                let made = self.recipients.wrap(self.here, recipient, keys.data().expose(), &context)?;
                 Ok(Some([&header.keys[..], &[made]].concat()))
             }
         }
-    })?;
-    if !options.dry_run {
-        root.sync_fs().attempt("syncing the backing filesystem")?;
     }
-    Ok(report)
 }
 
 /// Brings the volume in `root` under another KMS key by means of a recipient, where its own key is lost: the volume key

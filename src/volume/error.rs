@@ -29,6 +29,9 @@ pub enum VolumeError {
         /// Hex.
         file_id: String,
     },
+    /// The file was shredded while it was open.
+    #[error("the file was shredded while it was open; nothing opens it any more")]
+    Shredded,
     /// Bytes that do not authenticate or break the format.
     #[error("damaged: {what}")]
     Damaged {

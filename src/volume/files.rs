@@ -31,7 +31,9 @@ impl Core {
     /// Asks the key service for a file's key. The first wrapped key that it opens and that the commitment
     /// confirms counts.
     pub(super) fn ask_for_key(&self, header: &Header) -> Result<Arc<FileKeys>> {
-        Ok(Arc::new(FileKeys::unwrap(&*self.service, &self.opens, &self.keys, header)?))
+        // Not under the lock: a key service may be far away.
+        let opens = self.opens.read().clone();
+        Ok(Arc::new(FileKeys::unwrap(&*self.service, &opens, &self.keys, header)?))
     }
 
     /// A file's key for somebody who opens it: inside a live lease without asking, which is recorded.
@@ -218,6 +220,7 @@ impl Core {
         let opening = node.opening.lock();
         let write = mode.write || mode.truncate;
         let file = match node.file() {
+            Some(file) if file.content.is_shredded() => return Err(VolumeError::Shredded),
             Some(file) => {
                 self.keys_for(caller, &file.content.header())?;
                 if write && !file.is_writable() {

@@ -40,6 +40,11 @@ impl Gate {
     pub(super) fn close(&self) -> RwLockWriteGuard<'_, ()> {
         self.0.write()
     }
+
+    /// The same; None if they are not done by then, or somebody else keeps it closed.
+    pub(super) fn close_within(&self, patience: Duration) -> Option<RwLockWriteGuard<'_, ()>> {
+        self.0.try_write_for(patience)
+    }
 }
 
 /// The state that a hold keeps.
@@ -80,7 +85,7 @@ impl Core {
         if self.needs_mending() {
             return Err(VolumeError::NotSettled);
         }
-        let closed = self.gate.0.try_write_for(patience).ok_or(VolumeError::NotStill)?;
+        let closed = self.gate.close_within(patience).ok_or(VolumeError::NotStill)?;
         for file in self.nodes.open_files() {
             if file.is_writable() {
                 file.content.finalise()?;

@@ -297,7 +297,7 @@ pub struct Maker {
     /// KMS key of new files, or why there is none.
     key_id: Mutex<std::result::Result<String, KmsError>>,
     volume: VolumeId,
-    recipients: Recipients,
+    recipients: Mutex<Arc<Recipients>>,
 }
 
 impl Maker {
@@ -307,7 +307,7 @@ impl Maker {
         volume: VolumeId,
         recipients: Recipients,
     ) -> Self {
-        Self { key_id: Mutex::new(key_id), volume, recipients }
+        Self { key_id: Mutex::new(key_id), volume, recipients: Mutex::new(Arc::new(recipients)) }
     }
 
     /// A data key for the file with this id.
@@ -337,7 +337,9 @@ impl Maker {
         context: &EncryptionContext,
     ) -> Result<SharedKey> {
         let FreshKey { file_id, data, wrapped } = fresh;
-        let wrapped = self.recipients.wrap_all(keys, wrapped, data.expose(), context)?;
+        // Not under the lock: a key service may be far away.
+        let recipients = self.recipients.lock().clone();
+        let wrapped = recipients.wrap_all(keys, wrapped, data.expose(), context)?;
         Ok(SharedKey { file_id, data, wrapped })
     }
 }
@@ -356,7 +358,7 @@ pub struct Pool {
 const AT_ONCE: usize = 32;
 
 struct PoolState {
-    /// The KMS key was set this many times.
+    /// KMS key or recipients were set this many times.
     turn: u64,
     ready: VecDeque<SharedKey>,
     /// How many shall wait.
@@ -412,7 +414,15 @@ impl Pool {
         state.drain();
     }
 
-    /// How often the KMS key was set.
+    /// From now on keys are wrapped for these recipients too; as [`Self::use_key`].
+    pub fn use_recipients(&self, recipients: Recipients) {
+        let mut state = self.state.lock();
+        *self.maker.recipients.lock() = Arc::new(recipients);
+        state.turn += 1;
+        state.drain();
+    }
+
+    /// How often KMS key or recipients were set.
     pub fn turn(&self) -> u64 {
         self.state.lock().turn
     }

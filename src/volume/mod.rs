@@ -38,6 +38,7 @@ pub mod shred;
 pub mod transcode;
 mod tree;
 mod types;
+mod walk;
 
 pub use self::core::{Core, Volume};
 pub use attrs::ENVELOPE;

@@ -24,7 +24,6 @@ use crate::kms::blob::CiphertextBlob;
 use crate::kms::{EncryptionContext, KeyService};
 
 pub use super::each::{Failure, Failures};
-pub use online::Moved;
 
 /// The key service of a region, for keys that are not in the one where the rewrapped keys shall be.
 pub type Regions<'a> = dyn Fn(&str) -> Result<Arc<dyn KeyService>> + Sync + 'a;

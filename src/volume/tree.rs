@@ -15,6 +15,7 @@ use super::names::{self, DIR_ID, EntryClass, OVERFLOW_PIECE, StoredName, classif
 use super::nodes::{Directory, Link, Node};
 use super::recover;
 use super::types::{Attr, Caller, NodeId, OpenMode, ROOT};
+use super::walk::Kept;
 
 const STAT: &str = "asking for an entry's attributes";
 
@@ -301,6 +302,31 @@ impl Core {
         })?;
         self.drop_long_name(directory, &link.entry);
         recover::remove_entry(&*directory.dir, &temporary, Kind::Directory).attempt(what)
+    }
+
+    /// Removes an entry with all that is in it, itself at last, so that a removal that was cut is found again. Behind the
+    /// closed gate. `gone` gets the node of each.
+    pub(super) fn remove_all(
+        &self,
+        directory: &Directory,
+        link: &Link,
+        gone: &mut Vec<NodeId>,
+    ) -> Result<()> {
+        let stat = directory.dir.stat_at(&link.entry).on_entry(STAT)?;
+        gone.push(self.nodes.id_of(stat.ino));
+        if stat.kind != Kind::Directory {
+            let _names = self.lock_directory(link.parent);
+            return self.remove_name(directory, link, &stat);
+        }
+        let kept = Kept { core: self, node: self.enter(directory, link.clone())?.node };
+        let inner = self.directory(kept.node)?;
+        for entry in inner.dir.entries().attempt("listing a directory")? {
+            if matches!(classify(&entry.name), EntryClass::Name | EntryClass::Long) {
+                self.remove_all(&inner, &Link { parent: kept.node, entry: entry.name }, gone)?;
+            }
+        }
+        let _names = self.lock_directories(&[link.parent, kept.node]);
+        self.remove_directory(directory, link, &stat)
     }
 
     /// A further name for a file. Counts a lookup.

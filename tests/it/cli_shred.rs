@@ -33,11 +33,6 @@ fn backing(bed: &Bed, name: &str) -> PathBuf {
 fn a_shredded_file_is_unreadable_wherever_its_header_went() {
     let bed = bed();
     let secret = backing(&bed, "secret");
-    // Through the mount it is told where it is.
-    let (code, error) = bed.refused_with(["shred", "--yes", "plain/secret"]);
-    assert!(code == 6 && error.contains(secret.to_str().unwrap()) && error.contains("umount"), "{error}");
-    let (code, error) = bed.refused_with(["shred".as_ref(), "--yes".as_ref(), secret.as_os_str()]);
-    assert!(code == 6 && error.contains("umount"), "{error}");
     bed.unmount();
     // Nobody is at a terminal.
     let asks = bed.command(["shred".as_ref(), secret.as_os_str()]);
@@ -65,6 +60,18 @@ fn a_shredded_file_is_unreadable_wherever_its_header_went() {
     bed.mount();
     assert!(!bed.plain("secret").exists());
     assert_eq!(fs::read_to_string(bed.plain("kept")).unwrap().len(), 16_000);
+    // It is in the log, under its file id.
+    let log = crate::cli::json(&bed, &["audit", "lookup", "--event-name", "ShredFile", "--json"]);
+    assert_eq!(log["Events"][0]["requestParameters"]["fileId"], hex::encode(&before[16..32]), "{log}");
+    // Without its home it is done too, if that is said.
+    let kept = backing(&bed, "kept");
+    bed.unmount();
+    fs::rename(bed.dir().join("home"), bed.dir().join("lost")).unwrap();
+    let (code, error) = bed.refused_with(["shred".as_ref(), "--yes".as_ref(), kept.as_os_str()]);
+    assert!(code == 4 && error.contains("--unrecorded") && bed.dir().join(&kept).exists(), "{error}");
+    let args = ["shred".as_ref(), "--yes".as_ref(), "--unrecorded".as_ref(), kept.as_os_str()];
+    bed.run(args);
+    assert!(!bed.dir().join(&kept).exists());
 }
 
 #[test]

@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
+use parking_lot::MutexGuard;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::lines::{Line, Lines, parse};
-use super::{Answer, Failure, FailureKind, Place, Request, Served, WhileHeld};
+use super::{Answer, Failure, FailureKind, Place, RecipientChange, Request, Served, WhileHeld};
 use crate::kms::{KmsError, KmsErrorKind};
-use crate::volume::VolumeError;
+use crate::volume::edk::{self, Change};
+use crate::volume::recipients::OtherRegions;
 use crate::volume::rewrap::Options;
+use crate::volume::{VolumeError, shred};
 
 /// How long a hold waits for what is under way.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,16 +25,28 @@ const PACE: Duration = Duration::from_millis(200);
 /// The longest hold.
 const LONGEST_HOLD: u64 = 24 * 3600;
 
-/// Does what is asked; `lines` takes progress.
-pub(super) fn perform(served: &Served, request: Request, lines: &mut Lines) -> Result<Value, Failure> {
+/// Does what `uid` asks; `lines` takes progress.
+pub(super) fn perform(
+    served: &Served,
+    uid: u32,
+    request: Request,
+    lines: &mut Lines,
+) -> Result<Value, Failure> {
     match request {
         Request::Status {} => json(&served.volume.status()),
         Request::Hold { seconds } => hold(served, seconds, lines),
+        Request::Shred { place, hard_links } => {
+            let options = shred::Options { hard_links, threads: processors(), uid };
+            shred(served, place, &options, lines)
+        }
+        Request::Recipients { change, keep_mtime, dry_run, threads, principal } => {
+            let _one = one_change(served)?;
+            let threads = threads.map_or_else(processors, usize::from);
+            let options = edk::Options { keep_mtime, dry_run, threads };
+            recipients(served, principal, change, &options, lines)
+        }
         Request::Rewrap { key, place, keep_mtime, dry_run, threads, principal } => {
-            let Some(_one) = served.changing.try_lock() else {
-                let message = "keys of the volume are being changed already; wait for that";
-                return Err(Failure::new(FailureKind::Busy, message));
-            };
+            let _one = one_change(served)?;
             let options = Options {
                 key_id: key,
                 below: stored(served, place)?,
@@ -43,6 +58,12 @@ pub(super) fn perform(served: &Served, request: Request, lines: &mut Lines) -> R
             rewrap(served, principal.as_deref(), &options, lines)
         }
     }
+}
+
+/// Of what changes all files' keys, one at a time.
+fn one_change(served: &Served) -> Result<MutexGuard<'_, ()>, Failure> {
+    let message = "keys of the volume are being changed already; wait for that";
+    served.changing.try_lock().ok_or_else(|| Failure::new(FailureKind::Busy, message))
 }
 
 fn json(value: &impl Serialize) -> Result<Value, Failure> {
@@ -61,6 +82,76 @@ fn stored(served: &Served, place: Place) -> Result<Vec<Vec<u8>>, Failure> {
     }
 }
 
+fn shred(
+    served: &Served,
+    place: Place,
+    options: &shred::Options,
+    lines: &mut Lines,
+) -> Result<Value, Failure> {
+    let below = stored(served, place)?;
+    if served.holding.try_lock().is_none() {
+        let message = "the volume is held still, for a snapshot, say; try again when that is over";
+        return Err(Failure::new(FailureKind::Busy, message));
+    }
+    // What it is, and whether it is there, is for the shredding to tell.
+    let total = served.volume.count_files(&below).unwrap_or(0);
+    let (report, forget) =
+        with_progress(served, lines, total, |seen| served.volume.shred(&below, options, seen));
+    // Whatever came of it: what has lost its keys must not be seen in caches. Not behind the gate, for which requests may wait
+    // that the kernel would have to end first.
+    if let Some((directory, name)) = &forget.name
+        && let Err(error) = served.kernel.forget_name(*directory, name)
+    {
+        tracing::warn!(%error, "the kernel may show a name that was shredded until it asks again");
+    }
+    for node in forget.nodes {
+        if let Err(error) = served.kernel.drop_pages(node) {
+            tracing::warn!(%error, node, "the kernel may keep pages of a file that was shredded");
+        }
+    }
+    json(&report.map_err(|e| tell(served, e))?)
+}
+
+/// What cannot be is the fault of who asks, not the volume's.
+fn tell(served: &Served, error: VolumeError) -> Failure {
+    match error {
+        VolumeError::Invalid(why) => Failure::new(FailureKind::Usage, why),
+        error => served.household.tell(error),
+    }
+}
+
+fn recipients(
+    served: &Served,
+    principal: Option<String>,
+    change: RecipientChange,
+    options: &edk::Options,
+    lines: &mut Lines,
+) -> Result<Value, Failure> {
+    let (volume, household) = (&served.volume, served.household.clone());
+    let change = match change {
+        RecipientChange::Remove(name) => Change::Remove(name),
+        RecipientChange::Add(listed) => Change::Add(listed.parse().ok_or_else(|| {
+            let message = "the recipient's public key is none that keys can be wrapped with";
+            Failure::new(FailureKind::Usage, message)
+        })?),
+    };
+    let here = household.key_service(principal.as_deref(), &volume.status().region)?;
+    let regions = OtherRegions::new(move |region| {
+        let service = household.key_service(principal.as_deref(), region);
+        service.map_err(|failure| out_of_reach(region, failure))
+    });
+    let total = volume.count_files(&[]).map_err(|e| tell(served, e))?;
+    let report = with_progress(served, lines, total, |seen| {
+        volume.change_recipients(&here, &regions, &change, options, seen)
+    });
+    json(&report.map_err(|e| tell(served, e))?)
+}
+
+fn out_of_reach(region: &str, failure: Failure) -> VolumeError {
+    let message = format!("The key is in region {region:?}, which cannot be used here: {}", failure.message);
+    VolumeError::Key(KmsError::new(KmsErrorKind::NotFound, message))
+}
+
 fn rewrap(
     served: &Served,
     principal: Option<&str>,
@@ -71,10 +162,7 @@ fn rewrap(
     let tell = |e| household.tell(e);
     let here = household.key_service(principal, &volume.status().region)?;
     let regions = |region: &str| {
-        household.key_service(principal, region).map_err(|Failure { message, .. }| {
-            let message = format!("The key is in region {region:?}, which cannot be used here: {message}");
-            VolumeError::Key(KmsError::new(KmsErrorKind::NotFound, message))
-        })
+        household.key_service(principal, region).map_err(|failure| out_of_reach(region, failure))
     };
     let total = volume.count_files(&options.below).map_err(tell)?;
     let report = with_progress(served, lines, total, |seen| volume.rewrap(&here, &regions, options, seen));

@@ -2,7 +2,7 @@
 //! length in place, the flag of holes before a sync, the final size at the last close.
 
 use super::super::header::WrappedKey;
-use super::super::rewrap;
+use super::super::{rewrap, shred};
 use super::*;
 
 impl Content {
@@ -46,6 +46,9 @@ impl Content {
         if self.state.lock().on_disk.is_some() {
             return Ok(());
         }
+        if self.is_shredded() {
+            return Ok(());
+        }
         self.keeping_mtime(|| self.write_header_first())
     }
 
@@ -56,7 +59,7 @@ impl Content {
     }
 
     fn put_header(&self, state: &mut State) -> Result<()> {
-        let page = state.header.encode(&self.keys)?;
+        let page = state.header.encode(&*self.keys()?)?;
         self.file().wait_writeback(0, PAGE).attempt("waiting for a header's writeback")?;
         self.file().write_at(&page[..], 0).attempt("writing a file's header")?;
         state.on_disk = Some(state.header.clone());
@@ -80,17 +83,33 @@ impl Content {
         // The rest of the page stays: what is to come into it is the finalising's.
         if let Some(on_disk) = &state.on_disk {
             let on_disk = Header { keys: new.to_vec(), ..on_disk.clone() };
-            rewrap::put_page(file, &*on_disk.encode(&self.keys)?, keep_mtime)?;
+            rewrap::put_page(file, &*on_disk.encode(&*self.keys()?)?, keep_mtime)?;
             state.on_disk = Some(on_disk);
         }
         state.header.keys = new.to_vec();
         Ok(true)
     }
 
+    /// Destroys the file's keys, in memory and in the backing: `file` is the backing file, open for writing. What is being read
+    /// or written is done first; nothing is afterwards. True if a header stood in the backing. After an error in writing there
+    /// is nothing in memory all the same.
+    pub fn shred(&self, file: &dyn BackingFile) -> Result<bool> {
+        let _guard = self.locks.exclusive(ALL);
+        let mut state = self.state.lock();
+        // First: no header is written from here on, whatever comes of the rest.
+        *self.keys.write() = None;
+        state.header.keys.clear();
+        if let Some(on_disk) = &mut state.on_disk {
+            on_disk.keys.clear();
+        }
+        drop(state);
+        shred::lose_keys(file).map(|lost| lost.is_some())
+    }
+
     /// The header as a crash must find it: it is there, and tells of holes if there are any. mtime is kept.
     pub fn settle_header(&self) -> Result<()> {
         self.ensure_header()?;
-        if self.needs_sparse_flag() {
+        if !self.is_shredded() && self.needs_sparse_flag() {
             let _guard = self.locks.exclusive(0..1);
             let mut state = self.state.lock();
             state.header.flags |= SPARSE;
@@ -111,6 +130,8 @@ impl Content {
     pub fn sync_settled(&self, data_only: bool) -> Result<bool> {
         // Held across the sync: no page changes while it is written.
         let _guard = self.locks.shared(ALL);
+        // What a program believes to have written is not there any more.
+        self.keys()?;
         if self.state.lock().on_disk.is_none() || self.needs_sparse_flag() {
             return Ok(false);
         }
@@ -127,6 +148,9 @@ impl Content {
     /// Final size and epoch into the header, r into st_size; skipped when already right. mtime is kept.
     pub fn finalise(&self) -> Result<()> {
         let _guard = self.locks.exclusive(ALL);
+        if self.is_shredded() {
+            return Ok(());
+        }
         let mut state = self.state.lock();
         let due = stat_size(state.size);
         let sparse = if state.gaps.is_empty() { 0 } else { SPARSE };

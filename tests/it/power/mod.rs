@@ -8,6 +8,7 @@ mod oracle;
 mod rekey;
 mod rewrap;
 mod shared;
+mod shred;
 pub mod world;
 
 use kmsfs::volume::disk::RenameMode;
