@@ -10,7 +10,7 @@ use super::error::{CliError, Result};
 use super::global::Global;
 use super::key::time;
 use super::{dependents, known, output};
-use crate::kms::{Home, HomeError, Manifest, Place, PlaceKind};
+use crate::kms::{Caller, Home, HomeError, Manifest, Place, PlaceKind};
 use crate::volume::descriptor::Descriptor;
 use crate::volume::host::HostDir;
 
@@ -89,7 +89,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         Verb::List(args) => list(&open(global)?, args.json),
         Verb::Note(args) => note(&open(global)?, &args.location),
         Verb::Forget(args) => forget(&open(global)?, &args.location),
-        Verb::Backup(args) => backup(&open(global)?, args),
+        Verb::Backup(args) => backup(global, args),
         Verb::Restore(args) => restore(global, args),
     }
 }
@@ -101,6 +101,11 @@ fn open(global: &Global) -> Result<Home> {
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(error: HomeError) -> CliError {
     CliError::Home(error.to_string())
+}
+
+/// Who can read a home is every account's root in it, whatever `--as` says.
+fn whoever(global: &Global) -> Caller {
+    Caller::root(global.account.clone())
 }
 
 /// What is at a place now.
@@ -191,8 +196,10 @@ fn forget(home: &Home, location: &Path) -> Result<()> {
     output::line(&format!("{} is forgotten; what is there stays as it is", location.display()))
 }
 
-fn backup(home: &Home, args: &Backup) -> Result<()> {
-    let manifest = home.backup(&args.to, args.with_root_keys, Timestamp::now()).map_err(failed)?;
+fn backup(global: &Global, args: &Backup) -> Result<()> {
+    let manifest = open(global)?
+        .backup(&args.to, args.with_root_keys, &whoever(global), Timestamp::now())
+        .map_err(failed)?;
     if args.json {
         return output::json(&manifest);
     }
@@ -217,8 +224,9 @@ fn restore(global: &Global, args: &Restore) -> Result<()> {
     let home = global.home()?;
     let passphrase = global.passphrase(false)?;
     let keys = args.root_keys.as_deref();
-    let restored = Home::restore(&args.from, &home, keys, passphrase.as_ref(), Timestamp::now());
-    let restored = restored.map_err(failed)?;
+    let restored =
+        Home::restore(&args.from, &home, keys, passphrase.as_ref(), &whoever(global), Timestamp::now())
+            .map_err(failed)?;
     if args.json {
         output::json(&json!({ "backup": restored.manifest, "without_root_key": restored.without_root_key }))?;
     } else {

@@ -15,17 +15,19 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::home::{Home, HomeError};
-use super::identity;
 use super::places::{self, Place, PlaceKind};
 use super::root::RootKey;
-use super::rows;
+use super::session::Caller;
+use super::{events, identity, rows};
+use crate::audit;
 use crate::crypto::mac::Sha256;
 use crate::crypto::{SecretVec, random};
 use crate::iam::Region;
-use crate::store::{Durability, SqliteStore, Store, check_file};
+use crate::store::{Durability, SqliteStore, Store, StoreError, check_file};
 
 const MANIFEST: &str = "manifest.json";
 const STORE: &str = "store.db";
@@ -93,11 +95,17 @@ pub struct Restored {
 
 impl Home {
     /// Copies the home, as it is at one moment, to a directory that is not there yet (or empty). Others use the home meanwhile:
-    /// all stores stand still together for the moment only.
+    /// all stores stand still together for the moment only. Each region's log has an event of it, in `caller`'s name.
     ///
     /// # Errors
     /// [`HomeError::Backup`] if the target is no good; nothing is left then.
-    pub fn backup(&self, to: &Path, with_root_keys: bool, now: Timestamp) -> Result<Manifest, HomeError> {
+    pub fn backup(
+        &self,
+        to: &Path,
+        with_root_keys: bool,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<Manifest, HomeError> {
         let whole = std::path::absolute(to).map_err(|e| file(to, e))?;
         let inside = self.path().canonicalize().map_err(|e| file(self.path(), e))?;
         let parent = whole.parent().ok_or_else(|| refused(to, "it is no directory's name"))?;
@@ -107,15 +115,22 @@ impl Home {
         }
         empty_or_absent(&whole, "choose another name: a backup is never written over")?;
         let parts = Parts::new(&whole)?;
-        let manifest = self.copy_stores(&parts, with_root_keys, now)?;
+        let stores = self.stores()?;
+        let manifest = self.copy_stores(&stores, &parts, with_root_keys, now)?;
         let text = serde_json::to_vec_pretty(&manifest).map_err(|e| file(&whole, io::Error::other(e)))?;
         parts.write(MANIFEST, &text)?;
-        // Before it is there: a kill in between leaves a note of a backup that is not found, never a backup unnoted.
+        // Before it is there: a kill in between leaves a note and events of a backup that is not found, never a backup
+        // that nothing tells of.
         let mut note = Place::new(PlaceKind::Backup, &whole, &manifest.id, "", now);
         note.with_root_keys = with_root_keys;
         let places = self.places()?;
         places.note(&note)?;
-        let done = parts.rename(&whole);
+        let told = json!({
+            "backupId": manifest.id,
+            "location": whole.to_string_lossy(),
+            "withRootKeys": with_root_keys,
+        });
+        let done = record(&stores, caller, "BackupHome", &told, now).and_then(|()| parts.rename(&whole));
         if done.is_err() {
             // The error that counts is the other one.
             let _ = places.forget(&note.location);
@@ -123,24 +138,29 @@ impl Home {
         done.map(|()| manifest)
     }
 
+    /// All stores but that of places, by their directories.
+    fn stores(&self) -> Result<Vec<(String, SqliteStore)>, HomeError> {
+        let mut dirs: Vec<String> = self.regions()?.iter().map(ToString::to_string).collect();
+        // Last: who holds a region's store asks the directory's, never the other way round.
+        dirs.extend(self.path().join(IAM).exists().then(|| IAM.to_owned()));
+        let mut stores = Vec::new();
+        for dir in dirs {
+            let path = self.path().join(&dir).join(STORE);
+            if !path.exists() {
+                return Err(HomeError::StoreMissing { path: path.display().to_string() });
+            }
+            stores.push((dir, SqliteStore::open(&path)?));
+        }
+        Ok(stores)
+    }
+
     fn copy_stores(
         &self,
+        stores: &[(String, SqliteStore)],
         parts: &Parts,
         with_root_keys: bool,
         now: Timestamp,
     ) -> Result<Manifest, HomeError> {
-        let regions = self.regions()?;
-        let mut dirs: Vec<String> = regions.iter().map(ToString::to_string).collect();
-        // Last: who holds a region's store asks the directory's, never the other way round.
-        dirs.extend(self.path().join(IAM).exists().then(|| IAM.to_owned()));
-        let mut stores = Vec::new();
-        for dir in &dirs {
-            let path = self.path().join(dir).join(STORE);
-            if !path.exists() {
-                return Err(HomeError::StoreMissing { path: path.display().to_string() });
-            }
-            stores.push((format!("{dir}/{STORE}"), SqliteStore::open(&path)?));
-        }
         let known = self.places()?;
         let moments = {
             // Work over two stores begins in one and goes on in the other: with both held, neither is ahead.
@@ -151,14 +171,15 @@ impl Home {
             moments
         };
         let mut files = Vec::new();
-        for ((name, _), moment) in stores.iter().zip(moments) {
-            moment.copy_to(&parts.make_way(name)?)?;
-            files.push(parts.describe(name)?);
+        for ((dir, _), moment) in stores.iter().zip(moments) {
+            let name = format!("{dir}/{STORE}");
+            moment.copy_to(&parts.make_way(&name)?)?;
+            files.push(parts.describe(&name)?);
         }
         known.store().moment()?.copy_to(&parts.make_way(places::FILE)?)?;
         files.push(parts.describe(places::FILE)?);
         if with_root_keys {
-            let keys = dirs.iter().map(|dir| format!("{dir}/{ROOT_KEY}"));
+            let keys = stores.iter().map(|(dir, _)| format!("{dir}/{ROOT_KEY}"));
             let tls = TLS.iter().map(|name| (*name).to_owned()).filter(|n| self.path().join(n).exists());
             for name in keys.chain(tls) {
                 parts.copy(&self.path().join(&name), &name)?;
@@ -170,13 +191,14 @@ impl Home {
             id: hex::encode(random::<16>()?),
             taken: now,
             with_root_keys,
-            regions: regions.iter().map(ToString::to_string).collect(),
+            regions: stores.iter().map(|(dir, _)| dir).filter(|dir| *dir != IAM).cloned().collect(),
             files,
         })
     }
 
     /// Makes a home out of a backup, whose files are checked, where none is. Root keys that are not in the backup are taken
-    /// from `root_keys`, a home or a directory like one, if it is given; each must be its store's own.
+    /// from `root_keys`, a home or a directory like one, if it is given; each must be its store's own. The log of each region
+    /// of the new home has an event of it, in `caller`'s name, and of nothing else that happened after the backup.
     ///
     /// # Errors
     /// [`HomeError::Backup`] if the backup is damaged or the home exists; nothing is made then.
@@ -185,6 +207,7 @@ impl Home {
         home: &Path,
         root_keys: Option<&Path>,
         passphrase: Option<&SecretVec>,
+        caller: &Caller,
         now: Timestamp,
     ) -> Result<Restored, HomeError> {
         let whole = std::path::absolute(home).map_err(|e| file(home, e))?;
@@ -224,7 +247,14 @@ impl Home {
         let mut note = Place::new(PlaceKind::Backup, &source, &manifest.id, "", manifest.taken);
         note.with_root_keys = manifest.with_root_keys;
         note.last_seen = now.as_millisecond();
-        Self::open(&parts.dir)?.places()?.note(&note)?;
+        let made = Self::open(&parts.dir)?;
+        made.places()?.note(&note)?;
+        let told = json!({
+            "backupId": manifest.id,
+            "location": source.to_string_lossy(),
+            "taken": manifest.taken.to_string(),
+        });
+        record(&made.stores()?, caller, "RestoreHome", &told, now)?;
         parts.rename(&whole)?;
         Ok(Restored { manifest, without_root_key })
     }
@@ -267,6 +297,27 @@ fn is_name(path: &str) -> bool {
     }
     let Some((dir, name)) = path.split_once('/') else { return false };
     (dir == IAM || dir.parse::<Region>().is_ok()) && [STORE, ROOT_KEY].contains(&name)
+}
+
+/// Records what is done with a home, on disk when this returns: in the log of each region, or, where there is none, in
+/// that of identities. No root key is needed; whoever next has one signs the head.
+fn record(
+    stores: &[(String, SqliteStore)],
+    caller: &Caller,
+    name: &'static str,
+    told: &Value,
+    now: Timestamp,
+) -> Result<(), HomeError> {
+    let alone = stores.iter().all(|(dir, _)| dir == IAM);
+    for (dir, store) in stores.iter().filter(|(dir, _)| alone || dir != IAM) {
+        let region = if dir == IAM { identity::HOME_REGION } else { dir };
+        let event = events::of_the_home(region, caller, name, now, told.clone())
+            .map_err(|e| StoreError::Engine(e.message))?;
+        let mut tx = store.write(Durability::Synced)?;
+        audit::append(&mut *tx, &event)?;
+        tx.commit()?;
+    }
+    Ok(())
 }
 
 /// Checks that a root key is the one of a store.

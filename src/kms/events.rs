@@ -368,6 +368,41 @@ fn of_the_service(
     written(&event)
 }
 
+/// The event of something that was done with the home as a whole, for the log of one of its regions.
+pub fn of_the_home(
+    region: &str,
+    caller: &Caller,
+    name: &'static str,
+    time: Timestamp,
+    parameters: Value,
+) -> Result<Vec<u8>, KmsError> {
+    let event = Event {
+        event_version: EVENT_VERSION.into(),
+        user_identity: identity(caller, None),
+        event_time: time,
+        event_source: FILES_SOURCE.into(),
+        event_name: name.into(),
+        aws_region: region.to_owned(),
+        source_ip_address: caller.source_ip.clone(),
+        user_agent: caller.user_agent.clone(),
+        error_code: None,
+        error_message: None,
+        request_parameters: Some(parameters),
+        response_elements: None,
+        additional_event_data: None,
+        request_id: uuid()?,
+        event_id: uuid()?,
+        read_only: false,
+        resources: Vec::new(),
+        event_type: "AwsApiCall".into(),
+        management_event: true,
+        recipient_account_id: caller.principal.account().to_string(),
+        event_category: "Management".into(),
+        service_event_details: None,
+    };
+    written(&event).map(bounded)
+}
+
 /// The event of something that happened to a file.
 pub fn of_a_file(region: &Core, caller: &Caller, event: FileEvent) -> Result<Vec<u8>, KmsError> {
     let account = caller.principal.account().to_string();

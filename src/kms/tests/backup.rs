@@ -8,9 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::crypto::SecretVec;
 
+fn root() -> Caller {
+    Caller::root(ACCOUNT.parse().unwrap())
+}
+
+fn backup(bench: &Bench, to: &str, with_root_keys: bool) -> Result<Manifest, HomeError> {
+    bench.kms.home().backup(&bench.dir.path().join(to), with_root_keys, &root(), bench.clock.now())
+}
+
 fn restore(bench: &Bench, from: &str, to: &str, keys: Option<&Path>) -> Result<Restored, HomeError> {
     let dir = bench.dir.path();
-    Home::restore(&dir.join(from), &dir.join(to), keys, None, bench.clock.now())
+    Home::restore(&dir.join(from), &dir.join(to), keys, None, &root(), bench.clock.now())
 }
 
 fn reopened(bench: &Bench, home: &str) -> Session {
@@ -26,7 +34,7 @@ fn a_backup_becomes_a_home_with_all_of_its_time_and_nothing_later() {
     let session = bench.session();
     bench
         .kms
-        .identity(Caller::root(ACCOUNT.parse().unwrap()))
+        .identity(root())
         .call(crate::kms::identity::wire::CreateUserRequest {
             user_name: "alice".to_owned(),
             ..Default::default()
@@ -34,7 +42,7 @@ fn a_backup_becomes_a_home_with_all_of_its_time_and_nothing_later() {
         .unwrap();
     let key = make(&session);
     let sealed = encrypt(&session, &key, b"text").unwrap();
-    let made = bench.kms.home().backup(&bench.dir.path().join("b"), true, bench.clock.now()).unwrap();
+    let made = backup(&bench, "b", true).unwrap();
     assert_eq!(made.regions, ["eu-west-1", "us-east-1"]);
     let paths: Vec<_> = made.files.iter().map(|f| f.path.as_str()).collect();
     for name in ["iam/store.db", "iam/root.key", "places.db", "eu-west-1/root.key"] {
@@ -71,13 +79,66 @@ fn a_backup_becomes_a_home_with_all_of_its_time_and_nothing_later() {
     }
 }
 
+/// Events of this name in a region's log, newest first: what each tells, and of which region.
+fn told(session: &Session, name: &str) -> Vec<(serde_json::Value, String)> {
+    let filter = crate::audit::Filter { event_name: Some(name.to_owned()), ..Default::default() };
+    let found = session.lookup_events(&filter).unwrap().into_iter();
+    found
+        .map(|found| {
+            assert_eq!(
+                (&*found.event.user_identity.kind, found.event.management_event),
+                ("Root", true),
+                "{found:?}"
+            );
+            (found.event.request_parameters.unwrap(), found.event.aws_region)
+        })
+        .collect()
+}
+
+#[test]
+fn each_region_tells_of_backups_and_of_the_home_that_one_became() {
+    let bench = Bench::new();
+    let other = "eu-west-1".parse().unwrap();
+    bench.kms.create_region(&other, None).unwrap();
+    let (here, there) = (bench.session(), bench.kms.root_session(&other).unwrap());
+    make(&here);
+    let first = backup(&bench, "b", false).unwrap();
+    backup(&bench, "c", true).unwrap();
+    // What was refused is told to nobody.
+    assert!(backup(&bench, "b", true).is_err());
+    for session in [&here, &there] {
+        let events = told(session, "BackupHome");
+        let kept: Vec<_> = events.iter().map(|(told, _)| told["withRootKeys"].as_bool().unwrap()).collect();
+        assert_eq!(kept, [true, false]);
+        assert_eq!(events[1].0["backupId"], first.id.as_str());
+        assert_eq!(events[1].0["location"], bench.dir.path().join("b").to_str().unwrap());
+        assert_eq!(events[1].1, session.region().as_str());
+        session.verify_log(None).unwrap();
+    }
+    let home = bench.dir.path().join("home");
+    restore(&bench, "b", "again", Some(&home)).unwrap();
+    let options = KmsOptions { clock: bench.clock.clone(), ..KmsOptions::new(ACCOUNT.parse().unwrap()) };
+    let again = Kms::open(&bench.dir.path().join("again"), options).unwrap();
+    for region in [region(), other] {
+        let session = again.root_session(&region).unwrap();
+        let events = told(&session, "RestoreHome");
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].0["backupId"], first.id.as_str());
+        assert_eq!(events[0].0["taken"], first.taken.to_string());
+        // The log is of the moment of the backup, and goes on from there.
+        assert_eq!(told(&session, "BackupHome"), []);
+        session.verify_log(None).unwrap();
+    }
+    assert_eq!(told(&here, "RestoreHome"), []);
+}
+
 #[test]
 fn without_its_root_keys_a_backup_opens_nothing_until_they_are_brought() {
     let bench = Bench::new();
     let session = bench.session();
     let key = make(&session);
     let sealed = encrypt(&session, &key, b"text").unwrap();
-    bench.kms.home().backup(&bench.dir.path().join("b"), false, bench.clock.now()).unwrap();
+    backup(&bench, "b", false).unwrap();
     assert!(!bench.dir.path().join("b/us-east-1/root.key").exists());
     assert_eq!(restore(&bench, "b", "bare", None).unwrap().without_root_key, ["us-east-1"]);
     let options = KmsOptions::new(ACCOUNT.parse().unwrap());
@@ -98,13 +159,13 @@ fn what_is_damaged_or_in_the_way_is_refused_and_nothing_is_made() {
     let bench = Bench::new();
     make(&bench.session());
     let dir = bench.dir.path();
-    bench.kms.home().backup(&dir.join("b"), true, bench.clock.now()).unwrap();
+    backup(&bench, "b", true).unwrap();
     let text = |result: Result<Restored, HomeError>| result.err().unwrap().to_string();
     assert!(text(restore(&bench, "b", "home", None)).contains("not empty"));
     assert!(text(restore(&bench, "home", "x", None)).contains("no backup"));
-    let again = bench.kms.home().backup(&dir.join("b"), true, bench.clock.now());
+    let again = backup(&bench, "b", true);
     assert!(again.err().unwrap().to_string().contains("never written over"));
-    let inside = bench.kms.home().backup(&dir.join("home/b"), true, bench.clock.now());
+    let inside = backup(&bench, "home/b", true);
     assert!(inside.err().unwrap().to_string().contains("in the home itself"));
     let manifest = fs::read_to_string(dir.join("b/manifest.json")).unwrap();
     let outside = manifest.replace("us-east-1/root.key", "../us-east-1/root.key");
@@ -139,9 +200,9 @@ fn a_root_key_under_a_passphrase_is_checked_with_it() {
     let kms = Kms::open(&dir.path().join("home"), options).unwrap();
     kms.create_region(&region(), Some(&passphrase)).unwrap();
     let now = jiff::Timestamp::now();
-    kms.home().backup(&dir.path().join("b"), true, now).unwrap();
-    let restore =
-        |passphrase| Home::restore(&dir.path().join("b"), &dir.path().join("x"), None, passphrase, now);
+    kms.home().backup(&dir.path().join("b"), true, &root(), now).unwrap();
+    let (from, to) = (dir.path().join("b"), dir.path().join("x"));
+    let restore = |passphrase| Home::restore(&from, &to, None, passphrase, &root(), now);
     assert!(matches!(restore(None), Err(HomeError::RootKey(_))));
     let wrong = SecretVec::new(b"other".to_vec());
     assert!(matches!(restore(Some(&wrong)), Err(HomeError::RootKey(_))));
@@ -174,11 +235,7 @@ fn backups_that_are_taken_under_load_are_whole() {
         });
         for round in 0..4 {
             std::thread::sleep(std::time::Duration::from_millis(60));
-            bench
-                .kms
-                .home()
-                .backup(&bench.dir.path().join(format!("b{round}")), true, bench.clock.now())
-                .unwrap();
+            backup(&bench, &format!("b{round}"), true).unwrap();
         }
         stop.store(true, Ordering::Relaxed);
     });
