@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -341,52 +342,100 @@ fn a_damaged_snapshot_is_not_copied_and_a_copy_that_was_begun_is_not_mixed_up() 
     assert_eq!(seen(&bed, &bed.dir().join("copy"), &["--region", THERE]), shown);
 }
 
-/// Copies are killed at random moments until one ends; the next goes on with what stands.
+/// When a copy is killed.
+#[derive(Debug, Clone, Copy)]
+enum Aim {
+    /// So long after its start.
+    Moment(Duration),
+    /// As soon as so many of its units stand.
+    Units(usize),
+}
+
+/// Runs a copy that is to be killed; false if it ended before, and well.
+fn killed(mut copy: Command, aim: Aim, standing: &dyn Fn() -> usize) -> bool {
+    let mut child = copy.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        let now = match aim {
+            Aim::Moment(after) => begun.elapsed() >= after,
+            Aim::Units(units) => standing() >= units,
+        };
+        if now {
+            child.kill().unwrap();
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let status = child.wait().unwrap();
+    assert!(status.success() || status.signal() == Some(9), "{aim:?}: {status}");
+    !status.success()
+}
+
+/// Copies are killed early, in their middle and at their end; the last call goes on with exactly what stands.
 fn kill_rounds(rounds: usize) {
-    let (bed, shown) = bed(200);
+    let bed = Bed::with_own_key();
+    bed.mount();
+    fill(&bed.plain(""), 200);
+    for n in 0..24 {
+        // Each is a unit by itself.
+        let content = (0..1_100_000u32).map(|at| (at.wrapping_mul(at + n) >> 9) as u8);
+        fs::write(bed.plain(format!("unit {n}")), content.collect::<Vec<_>>()).unwrap();
+    }
+    bed.unmount();
+    let shown = seen(&bed, &bed.vault(), &[]);
+    take(&bed, OWN, "s");
     let depot = depot(&bed.dir().join("snaps"));
-    let (mut resumed, mut killed) = (0, 0);
     let copy = |name: &str, more: &[&str]| {
         let args = ["snapshot", "copy", "s", "--in", "snaps", "--to", THERE, "--unit", "1", "--threads", "2"];
         bed.command(args.iter().chain(&["--name", name]).chain(more))
     };
-    // How long one takes that nobody kills.
+    // Units that were copied, and that stood.
+    let done = |name: &str| -> (usize, usize) {
+        let output = copy(name, &["--json"]).output().unwrap();
+        assert!(output.status.success(), "{name}: {output:?}");
+        let done: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let count = |what: &str| done["report"][what].as_u64().unwrap() as usize;
+        (count("copied"), count("stood"))
+    };
+    // How long one takes that nobody kills, and of how many units it is. (Another may be of one more or less: the order
+    // follows from the new names.)
     let begun = Instant::now();
-    assert!(copy("w", &[]).output().unwrap().status.success());
+    let (units, _) = done("w");
     let whole = begun.elapsed();
+    assert!(units > 20, "only {units} units");
+    let (mut kills, mut resumed) = (0, 0);
     for round in 0..rounds {
         let name = format!("c{round}");
-        let begun = Instant::now();
-        for step in 1.. {
-            let mut child = copy(&name, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            let wait = whole * (5 + (step * 37 + round as u32 * 23) % 60) / 100;
-            let until = Instant::now() + wait;
-            while Instant::now() < until && child.try_wait().unwrap().is_none() {
-                std::thread::sleep(Duration::from_millis(2));
+        let at = bed.dir().join("snaps/snapshots").join(&name);
+        let standing = || {
+            let names = fs::read_dir(&at).into_iter().flatten().flatten().map(|entry| entry.file_name());
+            names.filter(|name| name.as_bytes().starts_with(b"part-")).count()
+        };
+        let moment = whole * (5 + (round as u32 * 37) % 55) / 100;
+        let aims = match round % 2 {
+            0 => [Aim::Moment(moment), Aim::Units(1 + round % 5), Aim::Units(units / 2)],
+            _ => [Aim::Units(units / 3), Aim::Moment(moment / 2), Aim::Units(units - 2)],
+        };
+        let mut whole_copy = false;
+        for aim in aims {
+            let before = standing();
+            whole_copy = !killed(copy(&name, &[]), aim, &standing);
+            if whole_copy {
+                break;
             }
-            match child.try_wait().unwrap() {
-                Some(status) => {
-                    assert!(status.success(), "round {round}, step {step}: {status}");
-                    break;
-                }
-                None => {
-                    child.kill().unwrap();
-                    child.wait().unwrap();
-                    killed += 1;
-                    let there = Snapshot::find(depot.clone(), &name).is_ok();
-                    if there || begun.elapsed() > Duration::from_secs(5) {
-                        let output = copy(&name, &["--json"]).output().unwrap();
-                        if there {
-                            // It was killed between its end and the sweeping.
-                            assert_eq!(output.status.code(), Some(2));
-                        } else {
-                            let done: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-                            resumed += done["report"]["stood"].as_u64().unwrap();
-                        }
-                        break;
-                    }
-                }
+            kills += 1;
+            if Snapshot::find(depot.clone(), &name).is_ok() {
+                // It was killed between its end and the sweeping, which the next call does.
+                assert_eq!(copy(&name, &[]).output().unwrap().status.code(), Some(2));
+                whole_copy = true;
+                break;
             }
+            assert!(standing() >= before, "round {round}, {aim:?}: {} units of {before} stand", standing());
+        }
+        if !whole_copy {
+            let before = standing();
+            assert_eq!(done(&name).1, before, "round {round}");
+            resumed += before;
         }
         let there = session(&bed, OWN, THERE);
         write_out(&depot, &name, &there, &bed.dir().join(&name));
@@ -398,9 +447,11 @@ fn kill_rounds(rounds: usize) {
             let name = entry.unwrap().file_name();
             assert!(!name.as_bytes().starts_with(b"tmp."), "round {round}: {name:?}");
         }
+        fs::remove_dir_all(bed.dir().join(&name)).unwrap();
     }
-    assert!(killed * 2 >= rounds, "only {killed} kills in {rounds} rounds");
-    println!("{killed} kills, {resumed} units stood from before in the last calls");
+    println!("{kills} kills; {resumed} of some {} units stood in the last calls", units * rounds);
+    assert!(kills >= rounds, "only {kills} kills in {rounds} rounds");
+    assert!(resumed > 0, "no call went on with what stood");
 }
 
 #[test]
