@@ -7,7 +7,8 @@ use std::{env, fs};
 
 use crate::mounted::bed::Bed;
 
-fn fsx() -> PathBuf {
+/// The program.
+pub fn fsx() -> PathBuf {
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin/fsx");
     if beside.exists() { beside } else { PathBuf::from("fsx") }
 }

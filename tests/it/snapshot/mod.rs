@@ -3,6 +3,7 @@
 mod bed;
 mod copy;
 mod faults;
+mod fsx;
 mod kill;
 mod model;
 mod program;

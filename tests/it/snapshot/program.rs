@@ -13,10 +13,10 @@ use super::super::mounted::bed::{Bed, sh};
 use super::bed::noise;
 
 /// A second mount of a bed; taken away whatever happens.
-struct Second<'a>(&'a Bed, &'static str);
+pub struct Second<'a>(&'a Bed, &'static str);
 
 impl<'a> Second<'a> {
-    fn snapshot(bed: &'a Bed, name: &str, point: &'static str) -> Self {
+    pub fn snapshot(bed: &'a Bed, name: &str, point: &'static str) -> Self {
         bed.run(["snapshot", "mount", name, "--in", "vault", point]);
         Self(bed, point)
     }
@@ -26,7 +26,7 @@ impl<'a> Second<'a> {
         Self(bed, point)
     }
 
-    fn path(&self, below: &str) -> std::path::PathBuf {
+    pub fn path(&self, below: &str) -> std::path::PathBuf {
         self.0.dir().join(self.1).join(below)
     }
 }
