@@ -83,17 +83,19 @@ fn what_programs_wrote_is_in_a_copy_that_is_made_while_the_volume_is_held() {
     sh(bed.dir(), "seq 1 300000 > source; mkdir tree; for n in $(seq 40); do seq $n 2000 > tree/$n; done");
     // Not synced; the page cache of the kernel has all of it.
     sh(bed.dir(), "cp source plain/copied; cp -r tree plain/tree");
-    // Open for writing: synced, written to again, and through a mapping.
-    let open = File::options().create_new(true).read(true).write(true).open(bed.plain("open")).unwrap();
-    open.write_all_at(&[b'a'; 10_000], 0).unwrap();
-    open.sync_data().unwrap();
-    open.write_all_at(&[b'b'; 7000], 5000).unwrap();
+    // Written through a mapping.
     let mapped = sh(
         bed.dir(),
         "python3 - <<'END'\nimport mmap\nf = open('plain/mapped', 'w+b')\nf.truncate(50000)\nm = mmap.mmap(f.fileno(), 50000)\n\
          m[100:105] = b'hello'\nm[49990:49995] = b'world'\nprint('done')\nEND",
     );
     assert_eq!(mapped, "done\n");
+    // Open for writing: synced, and written to again. No program is started between this and the hold: a copy of the
+    // descriptor would be closed there, and closing has the kernel write back.
+    let open = File::options().create_new(true).read(true).write(true).open(bed.plain("open")).unwrap();
+    open.write_all_at(&[b'a'; 10_000], 0).unwrap();
+    open.sync_data().unwrap();
+    open.write_all_at(&[b'b'; 7000], 5000).unwrap();
 
     let (mut held, state) = Asker::hold(&bed, 60);
     let first = tree(&bed.vault());

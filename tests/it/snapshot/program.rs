@@ -2,6 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use super::super::mounted::bed::{Bed, sh};
+use super::super::mounted::bed::{Bed, sh, wait_for};
 use super::bed::noise;
 
 /// A second mount of a bed; taken away whatever happens.
@@ -26,7 +28,7 @@ impl<'a> Second<'a> {
         Self(bed, point)
     }
 
-    pub fn path(&self, below: &str) -> std::path::PathBuf {
+    pub fn path(&self, below: &str) -> PathBuf {
         self.0.dir().join(self.1).join(below)
     }
 }
@@ -35,8 +37,30 @@ impl Drop for Second<'_> {
     fn drop(&mut self) {
         let ended = self.0.command(["umount", self.1]).output();
         if !ended.is_ok_and(|output| output.status.success()) {
-            let _ = std::process::Command::new("umount").arg("-l").arg(self.path("")).output();
+            let _ = Command::new("umount").arg("-l").arg(self.path("")).output();
         }
+    }
+}
+
+/// A program that has written to a file and keeps it open. It copies no descriptor of it: closing a copy would have the
+/// kernel write back, and so would this program whenever it starts another, if it had the file open itself.
+struct Writer(Child);
+
+impl Writer {
+    fn start(path: &Path, text: &str) -> Self {
+        let mut command = Command::new("bash");
+        command.args(["-c", "exec >\"$0\"; printf %s \"$1\"; read -r"]).arg(path).arg(text);
+        let writer = Self(command.stdin(Stdio::piped()).spawn().unwrap());
+        let written = || fs::metadata(path).is_ok_and(|found| found.len() == text.len() as u64);
+        wait_for(Duration::from_secs(20), "bash to write", written);
+        writer
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -50,14 +74,15 @@ fn the_life_of_a_snapshot() {
     let big = noise(7, 3_000_000);
     fs::create_dir(bed.plain("dir")).unwrap();
     fs::write(bed.dir().join("big"), &big).unwrap();
-    let open = File::create(bed.plain("dir/open")).unwrap();
-    open.write_all_at(b"written, neither synced nor closed", 0).unwrap();
     // Right after cp, without a sync: the kernel still has it.
     sh(bed.dir(), "cp big plain/dir/big");
+    // So little, and last: the kernel has no reason to write it back by itself.
+    let writer = Writer::start(&bed.plain("dir/open"), "written, neither synced nor closed");
     let made = json(&bed, &["snapshot", "create", "plain", "--name", "one"]);
     assert_eq!(made["snapshot"]["counts"]["files"], 2);
     assert_eq!(made["snapshot"]["account"], "000000000000");
-    open.write_all_at(b"changed", 0).unwrap();
+    drop(writer);
+    fs::write(bed.plain("dir/open"), b"changed").unwrap();
     fs::remove_file(bed.plain("dir/big")).unwrap();
     fs::write(bed.plain("new"), b"new").unwrap();
     {
