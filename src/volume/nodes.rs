@@ -78,6 +78,11 @@ impl Node {
         self.links.lock().first().cloned()
     }
 
+    /// All names of it that are known, the surest first.
+    pub fn links(&self) -> Vec<Link> {
+        self.links.lock().clone()
+    }
+
     /// True if what is at `link` now, under its number, is another object.
     fn is_another(&self, stat: &Stat, link: &Link) -> bool {
         let left = self.leaving.load(Ordering::Acquire) && !self.links.lock().contains(link);
@@ -87,6 +92,11 @@ impl Node {
     fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
         *self.directory.lock() = None;
+    }
+
+    /// True if its last name is being removed, or gone: the number may be another's by now.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) || self.is_gone()
     }
 
     /// True if its last name is gone.
@@ -116,6 +126,7 @@ pub struct Nodes {
     dev: u64,
     root_ino: u64,
     generations: AtomicU64,
+    changes: AtomicU64,
     table: Mutex<HashMap<NodeId, Known>>,
     /// Nodes whose directory is held open, oldest first; the root is not among them.
     held: Mutex<VecDeque<Arc<Node>>>,
@@ -140,6 +151,7 @@ impl Nodes {
             dev: stat.dev,
             root_ino: stat.ino,
             generations: AtomicU64::new(1),
+            changes: AtomicU64::new(0),
             table: Mutex::new([(ROOT, known)].into()),
             held: Mutex::default(),
             max_held: max_held.max(1),
@@ -211,6 +223,11 @@ impl Nodes {
         }
     }
 
+    /// Takes back a name of a node that it has not.
+    pub fn is_not_at(&self, node: &Node, link: &Link) {
+        Self::remove_link(&mut self.table.lock(), node, link);
+    }
+
     fn lose_child(table: &mut HashMap<NodeId, Known>, parent: NodeId) {
         if let Some(known) = table.get_mut(&parent) {
             known.children = known.children.saturating_sub(1);
@@ -262,45 +279,55 @@ impl Nodes {
 
     /// Takes a name away in the backing by `take`; with `last` the object has no other, and its number may be given again
     /// before `take` is back. Under the lock of the name's directory.
-    pub fn unlink<T, E>(
+    pub fn unlink<T>(
         &self,
-        ino: u64,
+        stat: &Stat,
         link: &Link,
         last: bool,
-        take: impl FnOnce() -> std::result::Result<T, E>,
-    ) -> std::result::Result<T, E> {
-        let leaving = self.get(self.id_of(ino)).ok();
-        if let Some(node) = &leaving {
-            node.leaving.store(last, Ordering::Release);
-        }
+        take: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        // Known, so that who gets the number meanwhile is told apart.
+        let node = self.remember(stat, link)?;
+        node.leaving.store(last, Ordering::Release);
         let taken = take();
-        match (&taken, &leaving) {
-            (Ok(_), _) => self.unlinked(ino, link, last, leaving),
-            (Err(_), Some(node)) => node.leaving.store(false, Ordering::Release),
-            (Err(_), None) => {}
+        if taken.is_ok() {
+            self.unlinked(&node, link, last);
+        } else {
+            node.leaving.store(false, Ordering::Release);
         }
+        self.forget(node.id, 1);
         taken
     }
 
-    fn unlinked(&self, ino: u64, link: &Link, last: bool, left: Option<Arc<Node>>) {
-        let id = self.id_of(ino);
+    fn unlinked(&self, node: &Arc<Node>, link: &Link, last: bool) {
         let mut table = self.table.lock();
-        // Whoever has its number now is untouched, unless it was looked up by that name meanwhile.
-        let now = table.get(&id).map(|k| k.node.clone()).filter(|node| node.links.lock().contains(link));
-        for node in [left, now].into_iter().flatten() {
-            if last {
-                node.set_gone();
-            }
-            Self::remove_link(&mut table, &node, link);
+        self.changes.fetch_add(1, Ordering::Release);
+        if last {
+            node.set_gone();
         }
-        Self::drop_if_unused(&mut table, id);
+        Self::remove_link(&mut table, node, link);
+        // Who has the number now, and was taken for the other by a late look at the name.
+        let now = table.get(&node.id).map(|known| known.node.clone());
+        if let Some(now) = now.filter(|now| !Arc::ptr_eq(now, node)) {
+            Self::remove_link(&mut table, &now, link);
+        }
+    }
+
+    /// Moves whenever a name has gone. What was looked up without that is where it was seen.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// An object has another name in the place of one.
     pub fn moved(&self, ino: u64, from: &Link, to: &Link) {
         let mut table = self.table.lock();
+        self.changes.fetch_add(1, Ordering::Release);
         let Some(node) = table.get(&self.id_of(ino)).map(|k| k.node.clone()) else { return };
         Self::add_link(&mut table, &node, to);
+        // A lookup may have brought others, and not looked again yet.
+        let mut links = node.links.lock();
+        links.sort_by_key(|link| link != to);
+        drop(links);
         Self::remove_link(&mut table, &node, from);
     }
 

@@ -150,11 +150,11 @@ impl Core {
         let stat = directory.dir.stat_at(&link.entry).on_entry("looking for files to mend")?;
         match stat.kind {
             Kind::Directory => {
-                waiting.push(self.nodes.remember(&stat, link)?.id);
+                waiting.push(self.found(directory, link)?.0.id);
                 Ok(())
             }
             Kind::File if self.epoch.lock().excuses_time(stat.ctime) => {
-                let node = self.nodes.remember(&stat, link)?;
+                let (node, _) = self.found(directory, link)?;
                 let mended = self.mend_file(directory, link, &node);
                 self.nodes.forget(node.id, 1);
                 mended

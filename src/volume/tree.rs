@@ -42,14 +42,20 @@ impl Core {
         Ok(directory)
     }
 
-    /// Does something at a name of a node; once more if the name changed meanwhile.
+    /// Does something at a name of a node: at the first where it is, and once more if the names changed meanwhile.
     pub(super) fn at_link<T>(&self, node: &Node, f: impl Fn(&Directory, &Link) -> Result<T>) -> Result<T> {
-        let mut link = node.link().ok_or(VolumeError::Stale)?;
+        let mut links = node.links();
         loop {
-            let done = self.directory(link.parent).and_then(|directory| f(&directory, &link));
-            match (done, node.link()) {
-                (Err(VolumeError::NotFound | VolumeError::Stale), Some(now)) if now != link => link = now,
-                (done, _) => return done,
+            let mut failed = VolumeError::Stale;
+            for link in &links {
+                match self.directory(link.parent).and_then(|directory| f(&directory, link)) {
+                    Err(e @ (VolumeError::NotFound | VolumeError::Stale)) => failed = e,
+                    done => return done,
+                }
+            }
+            let before = std::mem::replace(&mut links, node.links());
+            if links == before {
+                return Err(failed);
             }
         }
     }
@@ -63,10 +69,40 @@ impl Core {
 
     /// Counts a lookup of what is at `link`.
     pub(super) fn enter(&self, directory: &Directory, link: Link) -> Result<Attr> {
-        let place = self.place(directory, &link.entry);
+        let (node, stat) = self.found(directory, &link)?;
+        self.entered(directory, &link, &node, stat)
+    }
+
+    /// Counts a lookup of what is at `link`. A name that goes between the look at it and the remembering would stay with the
+    /// node, and be taken for the object's later on: so, if any has gone meanwhile, it is looked at once more when it is remembered;
+    /// whoever takes it away after that finds it there.
+    pub(super) fn found(&self, directory: &Directory, link: &Link) -> Result<(Arc<Node>, Stat)> {
+        let before = self.nodes.changes();
+        let (node, stat) = self.found_locked(directory, link)?;
+        if self.nodes.changes() == before {
+            return Ok((node, stat));
+        }
+        let is_there = || directory.dir.stat_at(&link.entry).is_ok_and(|now| now.ino == stat.ino);
+        if is_there() {
+            return Ok((node, stat));
+        }
+        let _names = self.lock_directory(link.parent);
+        if !is_there() {
+            self.nodes.is_not_at(&node, link);
+        }
+        self.nodes.forget(node.id, 1);
+        self.found_locked(directory, link)
+    }
+
+    /// The same; the directory is locked.
+    fn found_locked(&self, directory: &Directory, link: &Link) -> Result<(Arc<Node>, Stat)> {
         let stat = directory.dir.stat_at(&link.entry).on_entry(STAT)?;
-        let node = self.nodes.remember(&stat, &link)?;
-        let attr = self.attr(&node, stat, Some(place));
+        Ok((self.nodes.remember(&stat, link)?, stat))
+    }
+
+    /// The attributes of what was found.
+    fn entered(&self, directory: &Directory, link: &Link, node: &Node, stat: Stat) -> Result<Attr> {
+        let attr = self.attr(node, stat, Some(self.place(directory, &link.entry)));
         if attr.is_err() {
             self.nodes.forget(node.id, 1);
         }
@@ -154,7 +190,9 @@ impl Core {
                 given.attempt("giving a new entry to its owner")?;
             }
         }
-        self.enter(&directory, Link { parent, entry: stored.entry })
+        let link = Link { parent, entry: stored.entry };
+        let (node, stat) = self.found_locked(&directory, &link)?;
+        self.entered(&directory, &link, &node, stat)
     }
 
     /// Counts a lookup.
@@ -262,7 +300,7 @@ impl Core {
     fn remove_name(&self, directory: &Directory, link: &Link, stat: &Stat) -> Result<()> {
         let target = self.overflowing_target(directory, &link.entry, stat);
         let unlink = || directory.dir.unlink(&link.entry).on_entry("removing a name");
-        self.nodes.unlink(stat.ino, link, stat.nlink <= 1, unlink)?;
+        self.nodes.unlink(stat, link, stat.nlink <= 1, unlink)?;
         self.drop_long_name(directory, &link.entry);
         if let Some(target) = target {
             self.drop_overflow(&target);
@@ -294,7 +332,7 @@ impl Core {
     fn remove_directory(&self, directory: &Directory, link: &Link, stat: &Stat) -> Result<()> {
         let temporary = names::temporary_name()?;
         let what = "removing a directory";
-        self.nodes.unlink(stat.ino, link, true, || {
+        self.nodes.unlink(stat, link, true, || {
             directory
                 .dir
                 .rename(&link.entry, &*directory.dir, &temporary, RenameMode::NoReplace)
@@ -347,7 +385,8 @@ impl Core {
         let link = Link { parent: to_parent, entry: stored.entry };
         // Its other names may go before anybody looks at them.
         self.note_moved(&link);
-        self.enter(&to, link)
+        let (node, stat) = self.found_locked(&to, &link)?;
+        self.entered(&to, &link, &node, stat)
     }
 
     /// rename, RENAME_NOREPLACE, RENAME_EXCHANGE.
@@ -413,7 +452,7 @@ impl Core {
                     self.prepare_to_replace(&from, &old.entry, &moving)?;
                     let target = self.overflowing_target(&to, &new.entry, there);
                     let replace = || rename(RenameMode::Replace);
-                    self.nodes.unlink(there.ino, &to_link, there.nlink <= 1, replace)?;
+                    self.nodes.unlink(there, &to_link, there.nlink <= 1, replace)?;
                     self.nodes.moved(moving.ino, &from_link, &to_link);
                     if let Some(target) = target {
                         self.drop_overflow(&target);

@@ -238,12 +238,9 @@ impl Core {
 
     /// The file at a name, and its node.
     pub(super) fn file_at(&self, directory: &Directory, link: &Link) -> Result<(Kept<'_>, Arc<Node>)> {
-        let stat = directory.dir.stat_at(&link.entry).on_entry("looking at a file")?;
-        if stat.kind != Kind::File {
-            return Err(VolumeError::Stale);
-        }
-        let node = self.nodes.remember(&stat, link)?;
-        Ok((Kept { core: self, node: node.id }, node))
+        let (node, stat) = self.found(directory, link)?;
+        let kept = Kept { core: self, node: node.id };
+        if stat.kind == Kind::File { Ok((kept, node)) } else { Err(VolumeError::Stale) }
     }
 
     /// The backing file at a name, open for writing, if it is still this one.
@@ -282,7 +279,7 @@ impl Core {
         };
         let written = if let Some(file) = open {
             file.content.set_wrapped(&header.keys, new, &*backing, how.keep_mtime)?
-        } else if node.is_gone() {
+        } else if node.is_leaving() {
             // And it has the number too, but another node. From here on the number is this one's, since it is open.
             false
         } else {

@@ -33,6 +33,7 @@ mod mount_pjdfs;
 mod mount_posix;
 mod mount_programs;
 mod mounted;
+mod names;
 mod opens;
 mod parsers;
 mod power;

@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 
 use super::super::core::Core;
 use super::super::descriptor::{self, DESCRIPTOR};
-use super::super::disk::Kind;
 use super::super::error::{Attempt, Result, VolumeError};
 use super::super::files::read_header;
 use super::super::header::{Header, WrappedKey};
@@ -98,12 +97,7 @@ impl Core {
 
     fn look<'s>(&'s self, job: &Job, directory: &Directory, link: &Link) -> Result<Looked<'s>> {
         let what = "looking at a file to rewrap its key";
-        let stat = directory.dir.stat_at(&link.entry).on_entry(what)?;
-        if stat.kind != Kind::File {
-            return Err(VolumeError::Stale);
-        }
-        let node = self.nodes.remember(&stat, link)?;
-        let kept = Kept { core: self, node: node.id };
+        let (kept, node) = self.file_at(directory, link)?;
         let header = match node.file() {
             Some(file) => Some(file.content.header()),
             None => {
