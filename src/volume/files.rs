@@ -283,6 +283,8 @@ impl Core {
         let turn = self.pool.turn();
         let (mut keys, mut header) = self.new_keys()?;
         let _change = self.changing()?;
+        // It may have been shredded while this one waited, and not be taken apart yet.
+        let directory = self.directory(parent)?;
         if self.pool.turn() != turn {
             // Whoever has changed the key of new files does not find this one.
             (keys, header) = self.new_keys()?;

@@ -4,18 +4,18 @@
 //! stands before the entry it belongs to and goes after it; a directory is renamed away before it is taken
 //! apart. Temporary names and links without an entry are rubbish that the next mount takes away.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 use super::core::Core;
 use super::descriptor::LINKS_DIR;
-use super::disk::{Change, Dir, Kind, RenameMode, Stat};
+use super::disk::{Change, Dir, Kind, RawEntry, RenameMode, Stat};
 use super::error::{Attempt, Result, VolumeError};
 use super::names::{self, DIR_ID, EntryClass, OVERFLOW_PIECE, StoredName, classify, overflow_name};
 use super::nodes::{Directory, Link, Node};
 use super::recover;
 use super::types::{Attr, Caller, NodeId, OpenMode, ROOT};
-use super::walk::Kept;
 
 const STAT: &str = "asking for an entry's attributes";
 
@@ -342,29 +342,80 @@ impl Core {
         recover::remove_entry(&*directory.dir, &temporary, Kind::Directory).attempt(what)
     }
 
-    /// Removes an entry with all that is in it, itself at last, so that a removal that was cut is found again. Behind the
-    /// closed gate. `gone` gets the node of each.
-    pub(super) fn remove_all(
+    /// Removes an entry with all that is in it, as far as anybody sees: of a directory what is left, which is to be taken apart, is
+    /// answered by its temporary name. Behind the closed gate. `gone` gets the node of each.
+    pub(super) fn take_out(
         &self,
         directory: &Directory,
         link: &Link,
         gone: &mut Vec<NodeId>,
-    ) -> Result<()> {
+    ) -> Result<Option<Vec<u8>>> {
         let stat = directory.dir.stat_at(&link.entry).on_entry(STAT)?;
+        let _names = self.lock_directory(link.parent);
         gone.push(self.nodes.id_of(stat.ino));
         if stat.kind != Kind::Directory {
-            let _names = self.lock_directory(link.parent);
-            return self.remove_name(directory, link, &stat);
+            return self.remove_name(directory, link, &stat).map(|()| None);
         }
-        let kept = Kept { core: self, node: self.enter(directory, link.clone())?.node };
-        let inner = self.directory(kept.node)?;
-        for entry in inner.dir.entries().attempt("listing a directory")? {
-            if matches!(classify(&entry.name), EntryClass::Name | EntryClass::Long) {
-                self.remove_all(&inner, &Link { parent: kept.node, entry: entry.name }, gone)?;
+        let what = "removing a directory";
+        let inner = directory.dir.open_dir(&link.entry).on_entry(what)?;
+        let temporary = names::temporary_name()?;
+        self.nodes.unlink(&stat, link, true, || {
+            let rename =
+                directory.dir.rename(&link.entry, &*directory.dir, &temporary, RenameMode::NoReplace);
+            rename.on_entry(what)
+        })?;
+        self.drop_long_name(directory, &link.entry);
+        self.lose_below(&*inner, self.nodes.id_of(stat.ino), &mut HashMap::new(), gone)?;
+        Ok(Some(temporary))
+    }
+
+    /// What is in a directory is seen by nobody any more. `names` counts those that are left of objects with several.
+    fn lose_below(
+        &self,
+        dir: &dyn Dir,
+        parent: NodeId,
+        names: &mut HashMap<u64, u64>,
+        gone: &mut Vec<NodeId>,
+    ) -> Result<()> {
+        for RawEntry { name: entry, .. } in dir.entries().attempt("listing a directory")? {
+            if !matches!(classify(&entry), EntryClass::Name | EntryClass::Long) {
+                continue;
+            }
+            let stat = dir.stat_at(&entry).on_entry(STAT)?;
+            let id = self.nodes.id_of(stat.ino);
+            gone.push(id);
+            let mut last = true;
+            if stat.kind == Kind::Directory {
+                let inner = dir.open_dir(&entry).on_entry("removing a directory")?;
+                self.lose_below(&*inner, id, names, gone)?;
+            } else if stat.nlink > 1 {
+                let left = names.entry(stat.ino).or_insert(stat.nlink);
+                *left -= 1;
+                last = *left == 0;
+            }
+            self.nodes.unlink(&stat, &Link { parent, entry }, last, || Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what [`Self::take_out`] has left. Others may be removing it too. Each step goes through the gate.
+    pub(super) fn take_apart(&self, dir: &dyn Dir, name: &[u8], kind: Kind) -> io::Result<()> {
+        if kind == Kind::Directory {
+            let inner = dir.open_dir(name)?;
+            for entry in inner.entries()? {
+                self.take_apart(&*inner, &entry.name, entry.kind)?;
             }
         }
-        let _names = self.lock_directories(&[link.parent, kept.node]);
-        self.remove_directory(directory, link, &stat)
+        let _change = self.gate.enter();
+        let target = match kind {
+            Kind::Symlink if dir.stat_at(name)?.nlink == 1 => dir.readlink(name).ok(),
+            _ => None,
+        };
+        let removed = if kind == Kind::Directory { dir.rmdir(name) } else { dir.unlink(name) };
+        if let Some(target) = target.filter(|_| removed.is_ok()) {
+            self.drop_overflow(&target);
+        }
+        removed
     }
 
     /// A further name for a file. Counts a lookup.

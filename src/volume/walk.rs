@@ -2,6 +2,7 @@
 //! node, so that a rename meanwhile does not hide one, and what is renamed during a walk can be looked at once more, at its
 //! new place.
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -205,7 +206,8 @@ impl Core {
     /// closed gate.
     fn is_gone(&self, directory: &Directory, link: &Link) -> bool {
         let _change = self.gate.enter();
-        directory.dir.stat_at(&link.entry).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+        let parent_is = self.nodes.get(link.parent).is_ok_and(|parent| parent.is_gone());
+        parent_is || directory.dir.stat_at(&link.entry).is_err_and(|e| e.kind() == ErrorKind::NotFound)
     }
 
     /// True if a directory is the one that stored names lead to, or below it.

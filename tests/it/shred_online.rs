@@ -129,7 +129,7 @@ fn whoever_has_a_shredded_file_open_loses_it() {
     let writer = volume.open_file(CALLER, written, READ_WRITE).unwrap();
     volume.write(writer, 9000, b"not synced", false).unwrap();
     let (empty, never) = volume.create(CALLER, deep, b"never written", 0o600, READ_WRITE).unwrap();
-    let asked = fixture.kms.calls();
+    let asked = fixture.kms.calls().decrypt;
 
     // The witnesses are names elsewhere: nothing changes, unless that is meant.
     let refused = shred(&volume, &[b"tree"], &OPTIONS);
@@ -141,7 +141,7 @@ fn whoever_has_a_shredded_file_open_loses_it() {
         (report.shredded, report.empty, report.open, report.removed, report.failed.count),
         (3, 1, 3, true, 0)
     );
-    assert_eq!(fixture.kms.calls(), asked, "no key is needed");
+    assert_eq!(fixture.kms.calls().decrypt, asked, "no key is needed");
     let event = FileEvent::ShredTree { volume_id: volume.status().volume_id, files: 4, uid: 1000 };
     assert_eq!(fixture.events(), [(event, true)]);
     // The kernel is told of the name, and of what it may know.
@@ -197,7 +197,7 @@ fn a_file_is_shredded_under_all_its_names() {
     let dir = volume.mkdir(CALLER, ROOT, b"dir", 0o700).unwrap().node;
     volume.link(node, dir, b"two").unwrap();
     assert_eq!(content(&volume, dir, b"two").unwrap(), b"content");
-    let before = fixture.kms.calls();
+    let before = fixture.kms.calls().decrypt;
     assert!(shred(&volume, &[b"one"], &OPTIONS).is_err());
     let (report, _) = shred(&volume, &[b"one"], &Options { hard_links: true, ..OPTIONS }).unwrap();
     assert_eq!((report.shredded, report.open, report.removed), (1, 0, true));
@@ -208,7 +208,7 @@ fn a_file_is_shredded_under_all_its_names() {
     assert!(
         matches!(content(&volume, dir, b"two"), Err(VolumeError::Damaged { what }) if what.contains("shredded"))
     );
-    assert_eq!(fixture.kms.calls(), before);
+    assert_eq!(fixture.kms.calls().decrypt, before);
     volume.unlink(dir, b"two").unwrap();
     // What has no content goes too, and destroys no key.
     volume.symlink(CALLER, ROOT, b"link", b"dir").unwrap();

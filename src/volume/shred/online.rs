@@ -5,6 +5,7 @@
 //! loses it: its keys go from memory, and with them whatever could write the old header back.
 
 use std::collections::HashSet;
+use std::io;
 
 use parking_lot::Mutex;
 
@@ -97,11 +98,20 @@ impl Core {
         // Before it is too late: a long name stands in a link beside it.
         let plain = self.plain_name(&directory, name);
         let (link, mut nodes) = (Link { parent: parent.node, entry: name.clone() }, Vec::new());
-        let removed = self.remove_all(&directory, &link, &mut nodes);
+        let left = self.take_out(&directory, &link, &mut nodes);
         touched.lock().extend(nodes);
         *gone = plain.map(|plain| (parent.node, plain));
-        removed?;
+        let left = left?;
         drop(closed);
+        if let Some(left) = left {
+            // Which takes its time. A crash leaves rubbish without keys, that the next mount takes away.
+            match self.take_apart(&*directory.dir, &left, Kind::Directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).attempt("removing what was shredded");
+                }
+                _ => {}
+            }
+        }
         self.root.sync_fs().attempt("syncing the backing filesystem")?;
         report.removed = true;
         Ok(report)
