@@ -13,11 +13,11 @@ use crate::volume::disk::{Dir, Kind, Stat};
 use crate::volume::names::{EntryClass, classify};
 
 /// What is handed over at once.
-const BATCH: usize = 256;
+const BATCH: usize = 1024;
 /// Directories in a batch: each is open.
-const DIRS: usize = 16;
+const DIRS: usize = 32;
 /// Batches that wait.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 /// What stands next in the order of a manifest. `settled`: whatever changed after the stat shows in the ctime.
 pub enum Found {
