@@ -207,6 +207,8 @@ impl Nodes {
     fn add_link(table: &mut HashMap<NodeId, Known>, node: &Node, link: &Link) {
         let mut links = node.links.lock();
         if !links.contains(link) {
+            // Nearly all have one name, and a vector grows to four.
+            links.reserve_exact(1);
             links.push(link.clone());
             if let Some(parent) = table.get_mut(&link.parent) {
                 parent.children += 1;
