@@ -271,8 +271,7 @@ fn a_killed_addition_and_removal_go_on() {
             let wanted = 20 + (round as u64 * 89) % 200;
             let until = Instant::now() + Duration::from_secs(20);
             while child.try_wait().unwrap().is_none() && Instant::now() < until {
-                let list = roles(&bed);
-                let there = list.iter().filter(|(_, is, _)| is != "own").map(|(.., n)| *n).sum::<u64>();
+                let there = bed.wrapped_for_others();
                 if (verb == "add" && there >= wanted) || (verb == "remove" && there <= files - wanted) {
                     break;
                 }

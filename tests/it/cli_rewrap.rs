@@ -179,8 +179,7 @@ fn a_killed_rewrap_goes_on() {
         let wanted = 20 + (round as u64 * 97) % 300;
         let until = begun + Duration::from_secs(20);
         while child.try_wait().unwrap().is_none() && Instant::now() < until {
-            let moved = counts(&bed).iter().filter(|c| c.0 == new).map(|c| c.2).sum::<u64>();
-            if moved >= wanted {
+            if bed.files_under(&new) >= wanted {
                 break;
             }
         }

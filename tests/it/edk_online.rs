@@ -392,7 +392,7 @@ fn a_mount_that_is_killed_while_recipients_change_loses_nothing() {
         let mut child = quiet(bed.command(command)).spawn().unwrap();
         let until = Instant::now() + Duration::from_secs(20);
         while child.try_wait().unwrap().is_none() && Instant::now() < until {
-            let there = of(&bed);
+            let there = bed.wrapped_for_others();
             if (if verb == "add" { there } else { files as u64 - there }) >= wanted {
                 break;
             }

@@ -482,12 +482,6 @@ fn a_mount_that_is_killed_while_it_rewraps_loses_nothing() {
         let socket = bed.vault().join(".kmsfs/control");
         crate::mounted::bed::wait_for(Duration::from_secs(10), "the socket", || socket.exists());
         let wanted = 1 + dice.below(files / 2) as u64;
-        let vault: Arc<dyn Dir> = HostDir::open(&bed.vault()).unwrap();
-        // Not by another program: it would be done before that has begun. A header may be half written when it is looked at.
-        let moved = || -> u64 {
-            let found = summarise(&vault, &[], 1).unwrap();
-            found.files.into_iter().filter(|((key, _), _)| *key == new).map(|(_, files)| files).sum()
-        };
         let mut child = bed.command(["rewrap", "--key", &key, "--threads", "1", "plain"]);
         let mut child = child.stderr(std::process::Stdio::piped()).spawn().unwrap();
         // Programs go on meanwhile.
@@ -496,7 +490,7 @@ fn a_mount_that_is_killed_while_it_rewraps_loses_nothing() {
         open.sync_all().unwrap();
         let until = Instant::now() + Duration::from_secs(20);
         while child.try_wait().unwrap().is_none() && Instant::now() < until {
-            if moved() >= wanted {
+            if bed.files_under(&new) >= wanted {
                 break;
             }
         }

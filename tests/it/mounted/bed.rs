@@ -6,7 +6,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use kmsfs::volume::disk::Dir;
+use kmsfs::volume::edk::{self, Listing};
+use kmsfs::volume::host::HostDir;
 
 /// The program under test.
 const KMSFS: &str = env!("CARGO_BIN_EXE_kmsfs");
@@ -53,6 +58,24 @@ impl Bed {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// For whom the keys of its files are wrapped, as the headers stand now. Quick enough to be asked while a command is at work:
+    /// it may be over before another program has begun. A header that is being written may be missing.
+    fn headers(&self) -> Listing {
+        let root: Arc<dyn Dir> = HostDir::open(&self.vault()).unwrap();
+        edk::list(&root, &[], 1).unwrap()
+    }
+
+    /// How many files have a key under a KMS key.
+    pub fn files_under(&self, key_arn: &str) -> u64 {
+        self.headers().files.get(key_arn).copied().unwrap_or(0)
+    }
+
+    /// How many keys are wrapped for others than the volume's own KMS key.
+    pub fn wrapped_for_others(&self) -> u64 {
+        let Listing { volume_keys, files, .. } = self.headers();
+        files.iter().filter(|(key, _)| Some(*key) != volume_keys.first()).map(|(_, files)| files).sum()
     }
 
     /// The backing directory.
