@@ -2,7 +2,7 @@
 //! another.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -56,15 +56,10 @@ pub trait Depot: Send + Sync {
 
     /// A whole small object.
     fn get(&self, path: &str, max: usize) -> Result<Vec<u8>> {
-        let len = self.len(path)?;
-        if len > max as u64 {
-            return Err(SnapshotError::damaged(format!("{path} in {} is too long", self.location())));
-        }
-        // It is replaced, if at all, whole: the other may be shorter or longer.
-        let mut bytes = vec![0; len as usize];
+        let mut bytes = vec![0; max + 1];
         let read = self.read_at(path, 0, &mut bytes)?;
         bytes.truncate(read);
-        Ok(bytes)
+        at_most(self, path, bytes, max)
     }
 
     /// Writes a whole small object, replacing what stands there.
@@ -73,6 +68,14 @@ pub trait Depot: Send + Sync {
         sink.write_all(bytes).on("writing", path)?;
         sink.finish()
     }
+}
+
+/// An object that was read up to the first byte that is too many.
+fn at_most(depot: &(impl Depot + ?Sized), path: &str, bytes: Vec<u8>, max: usize) -> Result<Vec<u8>> {
+    if bytes.len() > max {
+        return Err(SnapshotError::damaged(format!("{path} in {} is too long", depot.location())));
+    }
+    Ok(bytes)
 }
 
 /// An object that is being written.
@@ -156,6 +159,14 @@ impl Depot for DirDepot {
 
     fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
         read_full(&self.file(path)?, offset, buf).on_named("reading", || self.shown(path))
+    }
+
+    /// Not into room for the most that there may be: a snapshot reads the descriptors of all others.
+    fn get(&self, path: &str, max: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = self.file(path)?.take(max as u64 + 1).read_to_end(&mut bytes);
+        read.on_named("reading", || self.shown(path))?;
+        at_most(self, path, bytes, max)
     }
 
     fn create(&self, path: &str) -> Result<Box<dyn Sink>> {
