@@ -16,28 +16,18 @@ use kmsfs::volume::disk::{Dir, RenameMode};
 use kmsfs::volume::edk::{self, Change, Options, Report};
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::recipients::{OtherRegions, Recipient};
-use kmsfs::volume::{NodeId, OpenMode, ROOT, Volume, VolumeError, VolumeOptions};
+use kmsfs::volume::{NodeId, ROOT, Volume, VolumeError, VolumeOptions};
 use serde_json::Value;
 
 use crate::cli::json as answer;
 use crate::fake::{FakeKms, KEY};
+use crate::handles::{READ, READ_WRITE, Stop, content};
 use crate::kms_kill::Dice;
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
 use crate::mounted::bed::{Bed, KEY as BED_KEY, sh, wait_for};
 
-const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
-const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
 const OPTIONS: Options = Options { keep_mtime: false, dry_run: false, threads: 2 };
-
-/// Stops threads, also when what they are for fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
 
 struct Fixture {
     temp: tempfile::TempDir,
@@ -88,16 +78,6 @@ impl Fixture {
         let volume = Volume::open(self.root(), self.home.clone(), self.home.clone(), options).ok()?;
         Some(content(&volume, ROOT, file))
     }
-}
-
-fn content(volume: &Volume, parent: NodeId, name: &[u8]) -> Vec<u8> {
-    let attr = volume.lookup(parent, name).unwrap();
-    let handle = volume.open_file(CALLER, attr.node, READ).unwrap();
-    let mut content = vec![0; attr.stat.size as usize];
-    assert_eq!(volume.read(handle, 0, &mut content).unwrap(), content.len());
-    volume.release(handle).unwrap();
-    volume.forget(attr.node, 1);
-    content
 }
 
 #[test]

@@ -7,14 +7,12 @@ use std::time::{Duration, Instant};
 
 use kmsfs::volume::disk::RenameMode;
 use kmsfs::volume::host::HostDir;
-use kmsfs::volume::{NodeId, OpenMode, ROOT, Volume};
+use kmsfs::volume::{NodeId, ROOT, Volume};
 
 use crate::fake::{FakeKms, KEY};
+use crate::handles::{READ, READ_WRITE};
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
-
-const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
-const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
 
 /// A new file, which is closed at once; its node stays known.
 fn create(volume: &Volume, parent: NodeId, name: &[u8], content: &[u8]) -> NodeId {

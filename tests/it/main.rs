@@ -20,6 +20,7 @@ mod edk;
 mod edk_online;
 mod export;
 mod fake;
+mod handles;
 mod inode_numbers;
 mod kms_kill;
 mod kms_kill_all;

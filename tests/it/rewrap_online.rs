@@ -13,21 +13,20 @@ use kmsfs::kms::{KeyService, KeyState};
 use kmsfs::volume::disk::{Dir, RenameMode};
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::rewrap::{Options, Report, summarise};
-use kmsfs::volume::{Attr, NodeId, OpenMode, ROOT, Volume, VolumeError, VolumeOptions};
+use kmsfs::volume::{Attr, NodeId, ROOT, Volume, VolumeError, VolumeOptions};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::cli::json as answer;
 use crate::control::Asker;
 use crate::fake::{FakeKms, KEY};
+use crate::handles::{READ, READ_WRITE, content};
 use crate::kms_kill::Dice;
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
 use crate::mounted::bed::{Bed, KEY as BED_KEY, sh};
 
 const OTHER: &str = "alias/other";
-const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
-const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
 
 struct Fixture {
     temp: tempfile::TempDir,
@@ -71,16 +70,6 @@ fn to(key: &str) -> Options {
         dry_run: false,
         threads: 2,
     }
-}
-
-fn content(volume: &Volume, parent: NodeId, name: &[u8]) -> Vec<u8> {
-    let attr = volume.lookup(parent, name).unwrap();
-    let handle = volume.open_file(CALLER, attr.node, READ).unwrap();
-    let mut content = vec![0; attr.stat.size as usize];
-    assert_eq!(volume.read(handle, 0, &mut content).unwrap(), content.len());
-    volume.release(handle).unwrap();
-    volume.forget(attr.node, 1);
-    content
 }
 
 #[test]

@@ -12,25 +12,15 @@ use kmsfs::kms::{FileEvent, KeyService};
 use kmsfs::volume::disk::RenameMode;
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::shred::{Forget, Options, Report};
-use kmsfs::volume::{NodeId, OpenMode, ROOT, SetAttr, Volume, VolumeError, VolumeOptions, rewrap};
+use kmsfs::volume::{NodeId, ROOT, SetAttr, Volume, VolumeError, VolumeOptions, rewrap};
 
 use crate::fake::{FakeKms, KEY};
+use crate::handles::{READ, READ_WRITE, Stop};
 use crate::kms_kill::Dice;
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
 
-const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
-const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
 const OPTIONS: Options = Options { hard_links: false, threads: 2, uid: 1000 };
-
-/// Stops threads, also when what they are for fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
 
 struct Fixture {
     temp: tempfile::TempDir,
