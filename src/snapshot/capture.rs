@@ -131,7 +131,7 @@ impl<W: Write> Pass<'_, '_, W> {
         let now = self.clock.now();
         let stat = root.stat().on("looking at", "the volume")?;
         if let Some(entry) = self.entry(root, None, &stat, is_past(stat.ctime, now))? {
-            self.push(entry)?;
+            self.push(&entry)?;
         }
         Scout { mode: self.mode, clock: self.clock }.run(root, &mut |found| self.take(found))
     }
@@ -144,7 +144,7 @@ impl<W: Write> Pass<'_, '_, W> {
                 // A name was pushed above.
                 let name = self.path.last().cloned().unwrap_or_default();
                 if let Some(entry) = self.entry(&dir, Some(&name), &stat, settled)? {
-                    self.push(entry)?;
+                    self.push(&entry)?;
                 }
                 self.path.pop();
             }
@@ -154,7 +154,7 @@ impl<W: Write> Pass<'_, '_, W> {
                     self.path.pop();
                     return Ok(false);
                 };
-                self.push(entry)?;
+                self.push(&entry)?;
             }
             Found::Up => {
                 self.path.pop();
@@ -258,7 +258,7 @@ impl<W: Write> Pass<'_, '_, W> {
         Ok(Some(stored))
     }
 
-    fn push(&mut self, entry: Entry) -> Result<()> {
+    fn push(&mut self, entry: &Entry) -> Result<()> {
         match entry.meta.kind() {
             Kind::File => {
                 self.counts.files += 1;

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::capture::Usable;
-use super::depot::{Depot, PACKS, SNAPSHOTS, descriptor_path, manifest_path, pack_path};
+use super::capture::{Stream, Usable, scratch};
+use super::depot::{Depot, PACKS, SNAPSHOTS, Sink, descriptor_path, manifest_path, pack_path};
 use super::descriptor::{Descriptor, Id, MAX_DESCRIPTOR, check_name};
 use super::error::{On, Result, SnapshotError};
 use super::fixed::{Fixed, ReadOnly, as_io};
 use super::manifest::Manifest;
 use crate::kms::{KeyService, Ledger, SnapshotAction};
-use crate::volume::disk::{BackingFile, Stat};
+use crate::volume::disk::{BackingFile, Dir, Stat};
 use crate::volume::keys::VolumeKeys;
 use crate::volume::layout::PAGE;
 
@@ -216,9 +216,37 @@ pub(super) fn read_pack(depot: &dyn Depot, pack: &Id, offset: u64, buf: &mut [u8
     Ok(())
 }
 
-/// The scratch file's bytes, for what is written once.
-pub(super) fn copy_into(depot: &dyn Depot, path: &str, input: &mut dyn std::io::Read) -> Result<()> {
-    let mut sink = depot.create(path)?;
-    std::io::copy(input, &mut sink).on("writing", path)?;
-    sink.finish()
+/// A manifest that is being written: in the depot, where that takes a file, else in a scratch file that goes there whole.
+pub(super) struct Spool<'a> {
+    depot: &'a dyn Depot,
+    path: String,
+    file: Arc<dyn BackingFile>,
+    sink: Option<Box<dyn Sink>>,
+}
+
+impl<'a> Spool<'a> {
+    /// Begins the manifest of the snapshot `name`.
+    pub fn begin(depot: &'a dyn Depot, name: &str, scratch_dir: &dyn Dir) -> Result<Self> {
+        let path = manifest_path(name);
+        let (file, sink) = match depot.create_file(&path)? {
+            Some((file, sink)) => (file, Some(sink)),
+            None => (scratch(scratch_dir)?, None),
+        };
+        Ok(Self { depot, path, file, sink })
+    }
+
+    /// What it is written through.
+    pub fn file(&self) -> Arc<dyn BackingFile> {
+        self.file.clone()
+    }
+
+    /// The manifest is in its place, durably.
+    pub fn finish(self) -> Result<()> {
+        if let Some(sink) = self.sink {
+            return sink.finish();
+        }
+        let mut sink = self.depot.create(&self.path)?;
+        std::io::copy(&mut Stream::read(self.file), &mut sink).on("writing", &self.path)?;
+        sink.finish()
+    }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::capture::{Clock, Mode, Pass, Prior, Stream, scratch};
-use super::catalogue::{self, Snapshot, pack_checker};
-use super::depot::{Depot, descriptor_path, manifest_path, pack_path};
+use super::catalogue::{self, Snapshot, Spool, pack_checker};
+use super::depot::{Depot, descriptor_path, pack_path};
 use super::descriptor::{Counts, Descriptor, Id, Parent, SNAPSHOT_FORMAT, check_name, open_volume_key};
 use super::error::{On, Result, SnapshotError};
 use super::manifest::{Manifest, ManifestSink, Reader, Records};
@@ -202,7 +202,8 @@ impl<'a> Work<'a> {
             priors.extend(self.parent_prior()?);
         }
 
-        let spool = scratch(ends.scratch)?;
+        let name = &self.options.name;
+        let spool = Spool::begin(&**ends.depot, name, ends.scratch)?;
         let held_since = Instant::now();
         let hold = quiesce.hold()?;
         // What a mount changed in it (rewrapping) is settled by now.
@@ -215,7 +216,7 @@ impl<'a> Work<'a> {
         marker.clean = true;
         let key_id = described.keys.first().map(|key| key.key_arn.clone()).unwrap_or_default();
         let (sink, manifest) =
-            ManifestSink::begin(spool.clone(), &self.volume, ends.service, &key_id, marker.number)?;
+            ManifestSink::begin(spool.file(), &self.volume, ends.service, &key_id, marker.number)?;
         let mut pass = self.pass(Mode::Held, priors, &mut packer, Records::new(sink, self.id)?, seen);
         pass.run(ends.root)?;
         let Pass { out, mut tables, mut counts, .. } = pass;
@@ -234,8 +235,7 @@ impl<'a> Work<'a> {
         for pack in made.iter().filter(|made| packs.iter().all(|pack| pack.id != made.id)) {
             ends.depot.delete(&pack_path(&pack.id.0))?;
         }
-        let name = &self.options.name;
-        catalogue::copy_into(&**ends.depot, &manifest_path(name), &mut Stream::read(spool))?;
+        spool.finish()?;
         let parent = self.parent.as_ref().map(|(p, _)| Parent { name: p.name.clone(), id: p.snapshot_id });
         let mut descriptor = Descriptor {
             format: SNAPSHOT_FORMAT,

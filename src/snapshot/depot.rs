@@ -3,15 +3,17 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::{On, Result, SnapshotError};
 use crate::crypto::random;
 use crate::volume::disk::BackingFile;
+use crate::volume::host::{HostFile, begin_writeback};
 
 /// Directory of snapshots.
 pub const SNAPSHOTS: &str = "snapshots";
@@ -44,6 +46,12 @@ pub trait Depot: Send + Sync {
     fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize>;
     /// Begins an object. It is visible, and durable, once [`Sink::finish`] has returned; dropped before, it never was.
     fn create(&self, path: &str) -> Result<Box<dyn Sink>>;
+    /// The same for an object that is not written from its beginning to its end: through the file, and then it is finished.
+    /// None where objects are written only so; what is to be one is written elsewhere first.
+    fn create_file(&self, path: &str) -> Result<Option<(Arc<dyn BackingFile>, Box<dyn Sink>)>> {
+        let _ = path;
+        Ok(None)
+    }
     /// The last components of what stands directly below `prefix`, sorted; empty if there is nothing.
     fn list(&self, prefix: &str) -> Result<Vec<String>>;
     /// Deletes an object, durably; none is no error. A directory that it leaves empty goes too.
@@ -94,6 +102,8 @@ pub trait Sink: Write + Send {
 /// Prefix of objects that are not whole yet.
 const TEMPORARY: &str = "tmp.";
 const LOCK: &str = "lock";
+/// Bytes of an object after which the disk begins with them: the sync at its end then waits for the last alone.
+const WRITEBACK: u64 = 8 << 20;
 
 /// A depot in a directory of this machine.
 pub struct DirDepot {
@@ -128,6 +138,28 @@ impl DirDepot {
 
     fn shown(&self, path: &str) -> String {
         self.root.join(path).display().to_string()
+    }
+
+    fn begin(&self, path: &str) -> Result<DirSink> {
+        let shown = self.shown(path);
+        let what = "creating";
+        let target = self.root.join(path);
+        let mut dir = self.root.clone();
+        for component in Path::new(path).parent().into_iter().flat_map(Path::components) {
+            dir.push(component);
+            make_dir(&dir).on(what, &shown)?;
+        }
+        let temporary = dir.join(format!("{TEMPORARY}{}", hex::encode(random::<16>()?)));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary);
+        Ok(DirSink {
+            file: file.on(what, &shown)?,
+            written: 0,
+            begun: 0,
+            copies: false,
+            temporary: Some(temporary),
+            target,
+            dir,
+        })
     }
 
     fn file(&self, path: &str) -> Result<File> {
@@ -170,24 +202,13 @@ impl Depot for DirDepot {
     }
 
     fn create(&self, path: &str) -> Result<Box<dyn Sink>> {
-        let shown = self.shown(path);
-        let what = "creating";
-        let target = self.root.join(path);
-        let mut dir = self.root.clone();
-        for component in Path::new(path).parent().into_iter().flat_map(Path::components) {
-            dir.push(component);
-            make_dir(&dir).on(what, &shown)?;
-        }
-        let temporary = dir.join(format!("{TEMPORARY}{}", hex::encode(random::<16>()?)));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary);
-        Ok(Box::new(DirSink {
-            file: file.on(what, &shown)?,
-            written: 0,
-            copies: false,
-            temporary: Some(temporary),
-            target,
-            dir,
-        }))
+        Ok(Box::new(self.begin(path)?))
+    }
+
+    fn create_file(&self, path: &str) -> Result<Option<(Arc<dyn BackingFile>, Box<dyn Sink>)>> {
+        let sink = self.begin(path)?;
+        let file = sink.file.try_clone().on_named("creating", || self.shown(path))?;
+        Ok(Some((Arc::new(HostFile::from(OwnedFd::from(file))), Box::new(sink))))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>> {
@@ -225,9 +246,10 @@ impl Depot for DirDepot {
     }
 
     fn sweep(&self) -> Result<()> {
+        let snapshots = self.root.join(SNAPSHOTS);
         let mut dirs = vec![self.root.clone(), self.root.join(PACKS)];
         for name in self.list(SNAPSHOTS)? {
-            dirs.push(self.root.join(SNAPSHOTS).join(name));
+            dirs.push(snapshots.join(name));
         }
         for dir in dirs {
             let shown = dir.display().to_string();
@@ -242,6 +264,10 @@ impl Depot for DirDepot {
                 if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
                     fs::remove_file(entry.path()).on("sweeping", &entry.path().display().to_string())?;
                 }
+            }
+            if dir.parent() == Some(&snapshots) {
+                // Unless something stands in it.
+                let _ = fs::remove_dir(&dir);
             }
         }
         Ok(())
@@ -289,6 +315,8 @@ fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
 struct DirSink {
     file: File,
     written: u64,
+    /// How far the kernel was told to begin.
+    begun: u64,
     /// Ranges cannot be shared with the files they come from.
     copies: bool,
     /// None once it is renamed.
@@ -302,6 +330,10 @@ impl Write for DirSink {
         // At its own offset: shared ranges do not move the descriptor's.
         let written = self.file.write_at(buf, self.written)?;
         self.written += written as u64;
+        if self.written - self.begun >= WRITEBACK {
+            begin_writeback(self.file.as_fd(), self.begun, self.written - self.begun)?;
+            self.begun = self.written;
+        }
         Ok(written)
     }
 
@@ -391,9 +423,8 @@ mod tests {
         }
         depot.sweep().unwrap();
         assert_eq!(depot.list("snapshots/one").unwrap(), ["snapshot.json"]);
-        for dir in ["snapshots/two", "packs"] {
-            assert_eq!(fs::read_dir(temp.path().join(dir)).unwrap().count(), 0, "{dir}");
-        }
+        assert!(!temp.path().join("snapshots/two").exists());
+        assert_eq!(fs::read_dir(temp.path().join("packs")).unwrap().count(), 0);
         depot.delete(&descriptor_path("one")).unwrap();
         assert!(!temp.path().join("snapshots/one").exists());
     }

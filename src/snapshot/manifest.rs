@@ -24,6 +24,8 @@ const MAX_RECORD: usize = 64 << 20;
 const MAX_DEPTH: usize = 4096;
 /// Plaintext that is encrypted, or opened, at once.
 const CHUNK: usize = 64 * BLOCK as usize;
+/// Plaintext after which the disk begins with it.
+const WRITEBACK: u64 = 4 << 20;
 
 /// Consecutive pages of a file that stand in a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,10 +174,18 @@ pub struct Entry {
     pub stored: Option<Stored>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 enum Record {
     Head { version: u32, snapshot: [u8; 16] },
     Entry(Box<Entry>),
+    End { entries: u64 },
+}
+
+/// A [`Record`] to be written: an entry need not be moved.
+#[derive(Serialize)]
+enum NewRecord<'a> {
+    Head { version: u32, snapshot: [u8; 16] },
+    Entry(&'a Entry),
     End { entries: u64 },
 }
 
@@ -239,11 +249,11 @@ impl<W: Write> Records<W> {
     /// Begins.
     pub fn new(out: W, snapshot: Id) -> Result<Self> {
         let mut records = Self { out, order: Order::default(), entries: 0, buffer: Vec::new() };
-        records.put(&Record::Head { version: RECORDS, snapshot: snapshot.0 })?;
+        records.put(&NewRecord::Head { version: RECORDS, snapshot: snapshot.0 })?;
         Ok(records)
     }
 
-    fn put(&mut self, record: &Record) -> Result<()> {
+    fn put(&mut self, record: &NewRecord) -> Result<()> {
         self.buffer.clear();
         self.buffer.extend_from_slice(&[0; 4]);
         let encoded = postcard::to_extend(record, std::mem::take(&mut self.buffer));
@@ -260,15 +270,15 @@ impl<W: Write> Records<W> {
     }
 
     /// The next entry, in order.
-    pub fn push(&mut self, entry: Entry) -> Result<()> {
-        self.order.step(&entry)?;
+    pub fn push(&mut self, entry: &Entry) -> Result<()> {
+        self.order.step(entry)?;
         self.entries += 1;
-        self.put(&Record::Entry(Box::new(entry)))
+        self.put(&NewRecord::Entry(entry))
     }
 
     /// Ends; the stream, flushed.
     pub fn finish(mut self) -> Result<W> {
-        self.put(&Record::End { entries: self.entries })?;
+        self.put(&NewRecord::End { entries: self.entries })?;
         self.out.flush().on("writing", "the manifest")?;
         Ok(self.out)
     }
@@ -380,7 +390,12 @@ fn take(input: &mut dyn Read, buffer: &mut Vec<u8>) -> Result<Record> {
         return Err(SnapshotError::damaged("the manifest has a record that is too long"));
     }
     buffer.clear();
-    input.take(len as u64).read_to_end(buffer).map_err(cut)?;
+    if len <= CHUNK {
+        buffer.resize(len, 0);
+        input.read_exact(buffer).map_err(cut)?;
+    } else {
+        input.take(len as u64).read_to_end(buffer).map_err(cut)?;
+    }
     if buffer.len() < len {
         return Err(SnapshotError::damaged("the manifest is cut"));
     }
@@ -437,9 +452,12 @@ fn check(entry: &Entry, packs: Option<&[u64]>) -> Result<()> {
 
 /// A manifest that is being written: takes plaintext, a chunk at a time, into a file of the volume's format.
 pub struct ManifestSink {
+    file: Arc<dyn BackingFile>,
     content: Content,
     buffer: Vec<u8>,
     at: u64,
+    /// How far the disk was told to begin.
+    begun: u64,
 }
 
 impl Write for ManifestSink {
@@ -456,6 +474,10 @@ impl Write for ManifestSink {
         self.content.write(self.at, &self.buffer).map_err(io::Error::other)?;
         self.at += self.buffer.len() as u64;
         self.buffer.clear();
+        if self.at - self.begun >= WRITEBACK {
+            self.file.start_writeback()?;
+            self.begun = self.at;
+        }
         Ok(())
     }
 }
@@ -482,8 +504,8 @@ impl ManifestSink {
             commitment: *keys.commitment(),
             keys: vec![wrapped],
         };
-        let content = Content::create(file, keys, header);
-        Ok((Self { content, buffer: Vec::with_capacity(CHUNK), at: 0 }, Id(file_id)))
+        let content = Content::create(file.clone(), keys, header);
+        Ok((Self { file, content, buffer: Vec::with_capacity(CHUNK), at: 0, begun: 0 }, Id(file_id)))
     }
 
     /// Ends: the file is whole.

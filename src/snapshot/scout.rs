@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
 use super::capture::{Clock, Mode, is_gone, is_past};
 use super::error::{On, Result, SnapshotError};
 use crate::volume::descriptor::{DESCRIPTOR, LINKS_DIR, PRIVATE_DIR};
@@ -55,9 +57,15 @@ struct Walk<'a> {
 impl Scout<'_> {
     /// Gives `take` all that is below `root`, in order. What is in a directory of which it answers false is left out.
     pub fn run(&self, root: &Arc<dyn Dir>, take: &mut dyn FnMut(Found) -> Result<bool>) -> Result<()> {
+        let apart = Apart::begin();
         thread::scope(|scope| {
             let (out, found) = sync_channel::<Batch>(AHEAD);
+            let theirs = apart.as_ref().map(|apart| apart.theirs);
             scope.spawn(move || {
+                if let Some(theirs) = theirs {
+                    // Best effort: it runs elsewhere, then, and perhaps more slowly.
+                    let _ = sched_setaffinity(None, &theirs);
+                }
                 let mut walk =
                     Walk { scout: self, out, batch: Batch::new(), dirs: 0, depth: 0, in_private: false };
                 // Nobody hears what else there would be.
@@ -79,32 +87,99 @@ impl Scout<'_> {
     }
 }
 
+/// Keeps the two threads of a walk on different halves of the processors while it lasts. A scheduler that takes the processor
+/// on which one has gone to sleep for busy, as in a virtual machine whose host says so of halted ones, wakes it on that of
+/// the other each time, and they share one.
+struct Apart {
+    /// Processors of this thread before.
+    before: CpuSet,
+    /// Those that are the other's.
+    theirs: CpuSet,
+}
+
+impl Apart {
+    /// None where there is one processor, or nothing is told of them.
+    fn begin() -> Option<Self> {
+        let before = sched_getaffinity(None).ok()?;
+        let here = sched_getcpu();
+        let (mut ours, mut theirs) = (CpuSet::new(), CpuSet::new());
+        let processors = (0..CpuSet::MAX_CPU).filter(|cpu| before.is_set(*cpu));
+        for (place, cpu) in processors.enumerate() {
+            if place % 2 == 0 { &mut ours } else { &mut theirs }.set(cpu);
+        }
+        if theirs.is_set(here) {
+            std::mem::swap(&mut ours, &mut theirs);
+        }
+        if ours.count() == 0 || theirs.count() == 0 {
+            return None;
+        }
+        sched_setaffinity(None, &ours).ok()?;
+        Some(Self { before, theirs })
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        // Best effort: half of the processors are enough for what follows.
+        let _ = sched_setaffinity(None, &self.before);
+    }
+}
+
 impl Walk<'_> {
     fn below(&mut self, dir: &Arc<dyn Dir>) -> std::result::Result<(), Unheard> {
         let Some(entries) = self.there(dir.entries(), "listing a directory of")? else { return Ok(()) };
-        let names = entries.into_iter().map(|entry| entry.name).filter(|name| self.takes(name));
-        let mut names: Vec<Vec<u8>> = names.collect();
-        names.sort_unstable();
-        for name in names {
-            // Before the stat: a change behind it is then later than this.
-            let now = self.scout.clock.now();
-            let Some(stat) = self.there(dir.stat_at(&name), "looking at an entry of")? else { continue };
-            let settled = is_past(stat.ctime, now);
-            if stat.kind != Kind::Directory {
-                self.give(Ok(Found::Entry { dir: dir.clone(), name, stat, settled }))?;
-                continue;
+        let mut entries: Vec<(Vec<u8>, u64)> =
+            entries.into_iter().filter(|e| self.takes(&e.name)).map(|e| (e.name, e.ino)).collect();
+        entries.sort_unstable();
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let some: Vec<_> = entries.by_ref().take(BATCH).collect();
+            for (name, stat, settled) in self.look(dir, some)? {
+                self.entry(dir, name, stat, settled)?;
             }
-            let Some(inner) = self.there(dir.open_dir(&name), "opening a directory of")? else { continue };
-            let private = self.depth == 0 && name == PRIVATE_DIR;
-            self.give(Ok(Found::Down { dir: inner.clone(), name, stat, settled }))?;
-            let outside = std::mem::replace(&mut self.in_private, private);
-            self.depth += 1;
-            self.below(&inner)?;
-            self.depth -= 1;
-            self.in_private = outside;
-            self.give(Ok(Found::Up))?;
         }
         Ok(())
+    }
+
+    /// What stat says of some entries, in their order. Asked in the order of their inode numbers, in which they lie on the
+    /// disk and, more often than not, in memory. What is gone is left out.
+    fn look(
+        &mut self,
+        dir: &Arc<dyn Dir>,
+        some: Vec<(Vec<u8>, u64)>,
+    ) -> std::result::Result<Vec<(Vec<u8>, Stat, bool)>, Unheard> {
+        let mut order: Vec<usize> = (0..some.len()).collect();
+        order.sort_unstable_by_key(|at| some[*at].1);
+        let mut stats = vec![None; some.len()];
+        // Before the stats: a change behind one of them is then later than this.
+        let now = self.scout.clock.now();
+        for at in order {
+            stats[at] = self.there(dir.stat_at(&some[at].0), "looking at an entry of")?;
+        }
+        let found = some.into_iter().zip(stats);
+        Ok(found.filter_map(|((name, _), stat)| stat.map(|s| (name, s, is_past(s.ctime, now)))).collect())
+    }
+
+    /// The next in order.
+    fn entry(
+        &mut self,
+        dir: &Arc<dyn Dir>,
+        name: Vec<u8>,
+        stat: Stat,
+        settled: bool,
+    ) -> std::result::Result<(), Unheard> {
+        if stat.kind != Kind::Directory {
+            return self.give(Ok(Found::Entry { dir: dir.clone(), name, stat, settled }));
+        }
+        let Some(inner) = self.there(dir.open_dir(&name), "opening a directory of")? else { return Ok(()) };
+        let private = self.depth == 0 && name == PRIVATE_DIR;
+        self.give(Ok(Found::Down { dir: inner.clone(), name, stat, settled }))?;
+        let outside = std::mem::replace(&mut self.in_private, private);
+        self.depth += 1;
+        self.below(&inner)?;
+        self.depth -= 1;
+        self.in_private = outside;
+        self.give(Ok(Found::Up))
     }
 
     /// False for what is no part of the captured tree.

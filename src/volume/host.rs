@@ -32,6 +32,13 @@ pub struct HostDir {
 /// A regular file of this machine.
 pub struct HostFile(OwnedFd);
 
+impl From<OwnedFd> for HostFile {
+    /// A regular file that is open.
+    fn from(file: OwnedFd) -> Self {
+        Self(file)
+    }
+}
+
 impl HostDir {
     /// Opens a directory by path, following links.
     pub fn open(path: &Path) -> io::Result<Arc<dyn Dir>> {
@@ -259,20 +266,23 @@ impl Drop for HostLock {
     }
 }
 
-impl HostFile {
-    /// sync_file_range(2); a backing that does not know it has nothing to order.
-    fn sync_range(&self, offset: u64, len: u64, flags: u32) -> io::Result<()> {
-        // SAFETY: the descriptor is open for as long as self lives, and no memory is passed.
-        let done = unsafe { libc::sync_file_range(self.0.as_raw_fd(), offset as i64, len as i64, flags) };
-        if done == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE) => Ok(()),
-            _ => Err(error),
-        }
+/// sync_file_range(2); a backing that does not know it has nothing to order.
+fn sync_range(file: BorrowedFd, offset: u64, len: u64, flags: u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the length of the call, and no memory is passed.
+    let done = unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, flags) };
+    if done == 0 {
+        return Ok(());
     }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Has the kernel begin to write a range of a file to its disk, so that a later sync waits for less. No promise in itself.
+pub fn begin_writeback(file: BorrowedFd, offset: u64, len: u64) -> io::Result<()> {
+    sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE)
 }
 
 impl BackingFile for HostFile {
@@ -320,11 +330,11 @@ impl BackingFile for HostFile {
     }
 
     fn wait_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.sync_range(offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+        sync_range(self.0.as_fd(), offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
     }
 
     fn start_writeback(&self) -> io::Result<()> {
-        self.sync_range(0, 0, libc::SYNC_FILE_RANGE_WRITE)
+        begin_writeback(self.0.as_fd(), 0, 0)
     }
 
     fn change(&self, change: &Change) -> io::Result<()> {

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::error::{CliError, Result};
 use super::super::global::{Global, Which};
-use super::super::rewrap::usual_threads;
+use super::super::rewrap::{processors, usual_threads};
 use super::super::service::Service;
 use super::super::{daemon, known, output, service};
 use super::common;
@@ -57,7 +57,7 @@ pub struct Args {
     /// Take away what a copy that was begun under this name has left, and copy nothing
     #[arg(long, conflicts_with_all = ["rewrap", "key"])]
     abandon: bool,
-    /// Units that are copied at once [default: one for each processor; with --kms aws 16]
+    /// Units that are copied at once [default: two for each processor, since one waits for its disk; with --kms aws 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// MiB of content between two points from which a copy that was cut off goes on
@@ -119,7 +119,7 @@ fn copied(kms: Which, from: &From, to: &To, args: &Args) -> Result<Report> {
         .map_err(|e| CliError::io("the directory of temporary files", &temporary, e))?;
     let options = Options {
         way: if args.rewrap { Way::Rewrap } else { Way::EncryptAgain },
-        threads: args.threads.map_or_else(|| usual_threads(kms), usize::from),
+        threads: args.threads.map_or_else(|| usual_threads(kms).max(2 * processors()), usize::from),
         unit_pages: u64::from(args.unit) << 8,
         spool: &*spool,
         progress: &|done, all| {

@@ -20,9 +20,8 @@ use serde::Serialize;
 use self::part::{Number, Part, part_path};
 use self::plan::Plan;
 use self::unit::{Unit, Worker, packs_for};
-use super::capture::{Stream, scratch};
-use super::catalogue::{Opened, Snapshot, copy_into, sweep};
-use super::depot::{Depot, SNAPSHOTS, descriptor_path, manifest_path, pack_path};
+use super::catalogue::{Opened, Snapshot, Spool, sweep};
+use super::depot::{Depot, SNAPSHOTS, descriptor_path, pack_path};
 use super::descriptor::{
     Descriptor, Id, KeyUse, MAX_DESCRIPTOR, Origin, Pack, SNAPSHOT_FORMAT, check_name, open_volume_key,
 };
@@ -392,9 +391,9 @@ fn stands(target: &Target, path: &str, number: Number) -> Result<bool> {
 
 /// Writes the manifest out of the parts, reads it back, and at last puts the descriptor in its place.
 fn finish(target: &Target, to: &To, plan: &Plan, draft: Descriptor, spool: &dyn Dir) -> Result<Descriptor> {
-    let file = scratch(spool)?;
+    let spool = Spool::begin(target.depot, &to.name, spool)?;
     let (sink, manifest_id) =
-        ManifestSink::begin(file.clone(), target.keys, target.service, target.key_arn, target.epoch)?;
+        ManifestSink::begin(spool.file(), target.keys, target.service, target.key_arn, target.epoch)?;
     let mut manifest = Records::new(sink, draft.snapshot_id)?;
     let (mut packs, mut files, mut entries) = (Vec::new(), 0, 0);
     let mut groups: HashMap<u32, Entry> = HashMap::new();
@@ -420,12 +419,12 @@ fn finish(target: &Target, to: &To, plan: &Plan, draft: Descriptor, spool: &dyn 
             }
             files += u64::from(entry.stored.as_ref().is_some_and(|stored| stored.key.is_some()));
             entries += 1;
-            manifest.push(entry)?;
+            manifest.push(&entry)?;
         }
         packs.extend(part.packs);
     }
     manifest.finish()?.finish()?;
-    copy_into(target.depot, &manifest_path(&to.name), &mut Stream::read(file))?;
+    spool.finish()?;
     let mut snapshot = Descriptor {
         manifest: manifest_id,
         counts: super::descriptor::Counts {

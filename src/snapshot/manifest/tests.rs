@@ -42,7 +42,7 @@ fn packs() -> Vec<Pack> {
 fn write(entries: &[Entry]) -> Result<Vec<u8>> {
     let mut records = Records::new(Vec::new(), Id([1; 16]))?;
     for entry in entries {
-        records.push(entry.clone())?;
+        records.push(entry)?;
     }
     records.finish()
 }
@@ -106,7 +106,7 @@ fn disorder_is_refused_by_writer_and_reader() {
         // As somebody else might have written it.
         let mut records = Records::new(Vec::new(), Id([1; 16])).unwrap();
         for entry in &entries {
-            records.put(&Record::Entry(Box::new(entry.clone()))).unwrap();
+            records.put(&NewRecord::Entry(entry)).unwrap();
         }
         records.entries = entries.len() as u64;
         assert!(matches!(read(&records.finish().unwrap()), Err(SnapshotError::Damaged(_))), "{entries:?}");
