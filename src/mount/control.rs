@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -30,7 +30,7 @@ use self::lines::Lines;
 use super::Kernel;
 use crate::kms::KeyService;
 use crate::volume::descriptor::ListedRecipient;
-use crate::volume::{Volume, VolumeError};
+use crate::volume::{Volume, VolumeError, names};
 
 /// Version of the protocol; another one is refused.
 pub const VERSION: u32 = 1;
@@ -231,17 +231,8 @@ impl Control {
         path: &Path,
         household: Arc<dyn Household>,
     ) -> io::Result<Self> {
-        let (private, address) = address(path)?;
-        match rustix::fs::unlinkat(&private, SOCKET, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // On Linux bind gives the file the socket's own mode, so that it never stands there with another.
-        rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
-        rustix::net::bind(&socket, &address)?;
-        rustix::net::listen(&socket, MOST as i32)?;
+        let private = private_dir(path)?;
+        let socket = listening(&private)?;
         let listener = UnixListener::from(socket.try_clone()?);
         let served = Arc::new(Served {
             volume,
@@ -277,14 +268,39 @@ impl Drop for Control {
     }
 }
 
-/// The private directory of the volume at `path`, and the address of the socket in it while that is open: an address
-/// has no room for a long path.
-fn address(path: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
-    let private: PathBuf = path.join(".kmsfs");
-    let private =
-        rustix::fs::open(private, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", private.as_raw_fd()))?;
-    Ok((private, address))
+/// The private directory of the volume at `path`.
+fn private_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path.join(".kmsfs"), flags, Mode::empty())?)
+}
+
+/// The address of a socket in a directory while that is open: an address has no room for a long path.
+fn address(directory: &OwnedFd, name: &[u8]) -> io::Result<SocketAddrUnix> {
+    let mut path = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    Ok(SocketAddrUnix::new(path)?)
+}
+
+fn new_socket() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+/// A socket that listens, in the place of what a dead mount left. It gets its name when it listens already, so that whoever
+/// sees it can connect; where a kill comes between, the temporary name is taken away by the next mount, as any is.
+fn listening(private: &OwnedFd) -> io::Result<OwnedFd> {
+    let socket = new_socket()?;
+    // On Linux bind gives the file the socket's own mode, so that it never stands there with another.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
+    let temporary = names::temporary_name().map_err(io::Error::other)?;
+    rustix::net::bind(&socket, &address(private, &temporary)?)?;
+    let named = rustix::net::listen(&socket, MOST as i32)
+        .and_then(|()| rustix::fs::renameat(private, &temporary[..], private, SOCKET));
+    if named.is_err() {
+        // Best effort, as above.
+        let _ = rustix::fs::unlinkat(private, &temporary[..], AtFlags::empty());
+    }
+    named?;
+    Ok(socket)
 }
 
 /// Connects to the mount that has the volume at `path` open for writing; None if none has, or not here.
@@ -292,10 +308,9 @@ fn address(path: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
 /// # Errors
 /// The system's, such as a lack of permission.
 pub fn connect(path: &Path) -> io::Result<Option<UnixStream>> {
-    let (_private, address) = address(path)?;
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    match rustix::net::connect(&socket, &address) {
+    let private = private_dir(path)?;
+    let socket = new_socket()?;
+    match rustix::net::connect(&socket, &address(&private, SOCKET.as_bytes())?) {
         Ok(()) => Ok(Some(socket.into())),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => Ok(None),
         Err(e) => Err(e.into()),
@@ -375,7 +390,56 @@ fn take(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    /// Sockets come one in the place of the other, as if each mount had been killed (their descriptors stay open); whoever sees
+    /// one can connect.
+    #[test]
+    fn who_sees_the_socket_can_connect() {
+        let temp = tempfile::tempdir().unwrap();
+        let private = temp.path().join(".kmsfs");
+        std::fs::create_dir(&private).unwrap();
+        let directory = private_dir(temp.path()).unwrap();
+        let (refused, connected) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let connect = || {
+            let socket = new_socket().unwrap();
+            // What listens and is not served has room for a few; it does not wait then.
+            rustix::io::ioctl_fionbio(&socket, true).unwrap();
+            match rustix::net::connect(&socket, &address(&directory, SOCKET.as_bytes()).unwrap()) {
+                Ok(()) | Err(rustix::io::Errno::AGAIN) => connected.fetch_add(1, Ordering::Relaxed),
+                Err(rustix::io::Errno::NOENT) => 0,
+                Err(_) => refused.fetch_add(1, Ordering::Relaxed),
+            };
+        };
+        for _ in 0..20 {
+            let stop = AtomicBool::new(false);
+            let mut sockets = Vec::new();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        connect();
+                    }
+                });
+                for _ in 0..200 {
+                    sockets.push(listening(&directory).unwrap());
+                }
+                stop.store(true, Ordering::Relaxed);
+            });
+            std::fs::remove_file(private.join(SOCKET)).unwrap();
+        }
+        assert!(connected.into_inner() > 0);
+        assert_eq!(refused.into_inner(), 0);
+        drop(listening(&directory).unwrap());
+        let names = std::fs::read_dir(&private).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>(), [SOCKET], "temporary names stay");
+        // Nor where it cannot get its name.
+        std::fs::remove_file(private.join(SOCKET)).unwrap();
+        std::fs::create_dir(private.join(SOCKET)).unwrap();
+        assert!(listening(&directory).is_err());
+        assert_eq!(std::fs::read_dir(&private).unwrap().count(), 1);
+    }
 
     #[test]
     fn requests_and_answers_are_what_the_documentation_shows() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -190,7 +190,11 @@ fn the_socket_is_the_owners_alone_goes_with_the_mount_and_replaces_a_dead_ones()
     bed.detach();
     assert!(socket.exists());
     assert!(UnixStream::connect(&socket).is_err());
+    // One that was killed before its socket had its name.
+    let unnamed = bed.vault().join(".kmsfs/tmp.AAAAAAAAAAAAAAAAAAAAAA");
+    drop(UnixListener::bind(&unnamed).unwrap());
     bed.mount();
+    assert!(!unnamed.exists());
     assert_eq!(Asker::new(&bed).ask(&json!({"verb": "status"}))["answer"], "result");
     bed.unmount();
     assert!(!socket.exists());
