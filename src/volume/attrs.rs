@@ -1,10 +1,12 @@
 //! Attributes: stat, chmod and the like, extended attributes, and a file's envelope.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::core::Core;
-use super::disk::{Change, Kind, SetTime, Stat, XattrMode};
+use super::disk::{BackingFile, Change, Dir, Kind, SetTime, Stat, XattrMode};
 use super::error::{Attempt, Result, VolumeError};
 use super::files::read_header;
 use super::header::{Header, SPARSE};
@@ -15,6 +17,8 @@ use super::types::{Attr, Caller, Envelope, EnvelopeKey, HandleId, NodeId, ROOT, 
 
 /// An attribute that is made up: the file's envelope as JSON.
 pub const ENVELOPE: &[u8] = b"user.kmsfs.envelope";
+
+const HEADER: &str = "reading a file's header";
 
 /// How an attribute is kept.
 enum XattrClass {
@@ -133,7 +137,9 @@ impl Core {
         if let Some(directory) = node.directory() {
             return directory.dir.change(None, change).attempt(what);
         }
-        self.at_link(node, |directory, link| directory.dir.change(Some(&link.entry), change).on_entry(what))
+        self.at_own_link(node, None, |directory, link| {
+            directory.dir.change(Some(&link.entry), change).on_entry(what)
+        })
     }
 
     /// The header of a file, open or not. Not authenticated where it is not open.
@@ -141,9 +147,14 @@ impl Core {
         if let Some(file) = node.file() {
             return Ok(file.content.header());
         }
-        self.at_link(node, |directory, link| {
-            let file = directory.dir.open_file(&link.entry, false).on_entry("reading a file's header")?;
-            read_header(&*file)?.1.ok_or_else(|| VolumeError::damaged("the file has no header"))
+        let file = self.backing_of(node)?;
+        read_header(&*file)?.1.ok_or_else(|| VolumeError::damaged("the file has no header"))
+    }
+
+    /// The backing file of one that is not open, to look at its header.
+    fn backing_of(&self, node: &Node) -> Result<Arc<dyn BackingFile>> {
+        self.at_own_link(node, None, |directory, link| {
+            directory.dir.open_file(&link.entry, false).on_entry(HEADER)
         })
     }
 
@@ -156,12 +167,9 @@ impl Core {
         if let Some(file) = node.file() {
             return Ok(file.content.header().keys.is_empty());
         }
-        self.at_link(node, |directory, link| {
-            let what = "reading a file's header";
-            let file = directory.dir.open_file(&link.entry, false).on_entry(what)?;
-            let ctime = file.stat().attempt(what)?.ctime;
-            Ok(self.epoch.lock().excuses_time(ctime) && read_header(&*file)?.1.is_none())
-        })
+        let file = self.backing_of(node)?;
+        let ctime = file.stat().attempt(HEADER)?.ctime;
+        Ok(self.epoch.lock().excuses_time(ctime) && read_header(&*file)?.1.is_none())
     }
 
     /// What attributes of a node are bound to.
@@ -177,8 +185,8 @@ impl Core {
     fn on_object<T>(
         &self,
         node: &Node,
-        open: impl Fn(&dyn super::disk::BackingFile) -> std::io::Result<T>,
-        placed: impl Fn(&dyn super::disk::Dir, Option<&[u8]>) -> std::io::Result<T>,
+        open: impl Fn(&dyn BackingFile) -> std::io::Result<T>,
+        placed: impl Fn(&dyn Dir, Option<&[u8]>) -> std::io::Result<T>,
     ) -> Result<T> {
         let what = "an extended attribute";
         let done = if let Some(file) = node.file() {
@@ -186,7 +194,9 @@ impl Core {
         } else if let Some(directory) = node.directory() {
             placed(&*directory.dir, None).attempt(what)
         } else {
-            self.at_link(node, |directory, link| placed(&*directory.dir, Some(&link.entry)).on_entry(what))
+            self.at_own_link(node, None, |directory, link| {
+                placed(&*directory.dir, Some(&link.entry)).on_entry(what)
+            })
         };
         done.map_err(|error| match error {
             VolumeError::Backing { source, .. } if source.raw_os_error() == Some(libc::ENODATA) => {

@@ -83,6 +83,11 @@ impl Node {
         self.links.lock().clone()
     }
 
+    /// True if this is one of its names: under the lock of the name's directory, where names are given and taken.
+    pub fn is_at(&self, link: &Link) -> bool {
+        self.links.lock().contains(link) && !self.is_gone()
+    }
+
     /// True if what is at `link` now, under its number, is another object.
     fn is_another(&self, stat: &Stat, link: &Link) -> bool {
         let left = self.leaving.load(Ordering::Acquire) && !self.links.lock().contains(link);
@@ -182,13 +187,27 @@ impl Nodes {
         self.table.lock().values().filter_map(|k| k.node.file()).collect()
     }
 
-    /// Counts a lookup of the object at `link`.
+    /// Counts a lookup of the object at `link`. Under the lock of the name's directory.
     pub fn remember(&self, stat: &Stat, link: &Link) -> Result<Arc<Node>> {
+        self.remember_in(&mut self.table.lock(), stat, link)
+    }
+
+    /// The same without that lock, of what was seen there after [`Self::changes`] was `before`. None if a name has gone since
+    /// then: it may be this one, and would stay with the node.
+    pub fn remember_since(&self, before: u64, stat: &Stat, link: &Link) -> Result<Option<Arc<Node>>> {
+        let mut table = self.table.lock();
+        // Names are taken from nodes under the lock of the table: one that goes from here on finds the node.
+        if self.changes() != before {
+            return Ok(None);
+        }
+        self.remember_in(&mut table, stat, link).map(Some)
+    }
+
+    fn remember_in(&self, table: &mut HashMap<NodeId, Known>, stat: &Stat, link: &Link) -> Result<Arc<Node>> {
         if stat.dev != self.dev {
             return Err(VolumeError::Unsupported("another filesystem mounted inside a volume"));
         }
         let id = self.id_of(stat.ino);
-        let mut table = self.table.lock();
         let known = table.entry(id).or_insert_with(|| {
             let generation = self.generations.load(Ordering::Relaxed);
             Known { node: Arc::new(Node::new(id, stat, generation)), lookups: 0, children: 0 }
@@ -200,7 +219,7 @@ impl Nodes {
         }
         known.lookups += 1;
         let node = known.node.clone();
-        Self::add_link(&mut table, &node, link);
+        Self::add_link(table, &node, link);
         Ok(node)
     }
 
@@ -223,11 +242,6 @@ impl Nodes {
             drop(links);
             Self::lose_child(table, link.parent);
         }
-    }
-
-    /// Takes back a name of a node that it has not.
-    pub fn is_not_at(&self, node: &Node, link: &Link) {
-        Self::remove_link(&mut self.table.lock(), node, link);
     }
 
     fn lose_child(table: &mut HashMap<NodeId, Known>, parent: NodeId) {

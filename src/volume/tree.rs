@@ -42,19 +42,45 @@ impl Core {
         Ok(directory)
     }
 
-    /// Does something at a name of a node: at the first where it is, and once more if the names changed meanwhile.
+    /// Does something at a name of a node that tells by itself whether the node is there: at the first where it is, and if it is
+    /// at none, since a name is just being given or taken, as [`Self::at_own_link`] does. Under no directory's lock.
     pub(super) fn at_link<T>(&self, node: &Node, f: impl Fn(&Directory, &Link) -> Result<T>) -> Result<T> {
-        let mut links = node.links();
+        for link in node.links() {
+            match self.directory(link.parent).and_then(|directory| f(&directory, &link)) {
+                Err(VolumeError::NotFound | VolumeError::Stale) => {}
+                done => return done,
+            }
+        }
+        self.at_own_link(node, None, f)
+    }
+
+    /// Does something at a name of a node under the lock of the name's directory (and of `also`), so that nothing else stands
+    /// there: names are given and taken under it, and the nodes told. `f` takes no such lock. Under none either.
+    ///
+    /// What remains is somebody else who changes the backing directory. He could do so between any look and the act, and may
+    /// write to the files themselves.
+    pub(super) fn at_own_link<T>(
+        &self,
+        node: &Node,
+        also: Option<NodeId>,
+        f: impl Fn(&Directory, &Link) -> Result<T>,
+    ) -> Result<T> {
         loop {
-            let mut failed = VolumeError::Stale;
-            for link in &links {
-                match self.directory(link.parent).and_then(|directory| f(&directory, link)) {
+            let (mut failed, mut moved) = (VolumeError::Stale, false);
+            for link in node.links() {
+                let done = self.directory(link.parent).and_then(|directory| {
+                    let locked: Vec<_> = also.into_iter().chain([link.parent]).collect();
+                    let _names = self.lock_directories(&locked);
+                    moved |= !node.is_at(&link);
+                    if node.is_at(&link) { f(&directory, &link) } else { Err(VolumeError::Stale) }
+                });
+                match done {
                     Err(e @ (VolumeError::NotFound | VolumeError::Stale)) => failed = e,
                     done => return done,
                 }
             }
-            let before = std::mem::replace(&mut links, node.links());
-            if links == before {
+            // Each round of this one is a rename, or the like, of others; without names it is gone.
+            if !moved {
                 return Err(failed);
             }
         }
@@ -74,23 +100,14 @@ impl Core {
     }
 
     /// Counts a lookup of what is at `link`. A name that goes between the look at it and the remembering would stay with the
-    /// node, and be taken for the object's later on: so, if any has gone meanwhile, it is looked at once more when it is remembered;
-    /// whoever takes it away after that finds it there.
+    /// node, and be taken for the object's later on: so, if any has gone meanwhile, it is looked at once more, under the lock.
     pub(super) fn found(&self, directory: &Directory, link: &Link) -> Result<(Arc<Node>, Stat)> {
         let before = self.nodes.changes();
-        let (node, stat) = self.found_locked(directory, link)?;
-        if self.nodes.changes() == before {
-            return Ok((node, stat));
-        }
-        let is_there = || directory.dir.stat_at(&link.entry).is_ok_and(|now| now.ino == stat.ino);
-        if is_there() {
+        let stat = directory.dir.stat_at(&link.entry).on_entry(STAT)?;
+        if let Some(node) = self.nodes.remember_since(before, &stat, link)? {
             return Ok((node, stat));
         }
         let _names = self.lock_directory(link.parent);
-        if !is_there() {
-            self.nodes.is_not_at(&node, link);
-        }
-        self.nodes.forget(node.id, 1);
         self.found_locked(directory, link)
     }
 
@@ -248,7 +265,7 @@ impl Core {
         if node.kind != Kind::Symlink {
             return Err(VolumeError::Invalid("not a symbolic link"));
         }
-        let target = self.at_link(&node, |directory, link| self.target(directory, &link.entry));
+        let target = self.at_own_link(&node, None, |directory, link| self.target(directory, &link.entry));
         target.inspect_err(|e| self.tell_damage(None, e))
     }
 
@@ -427,17 +444,16 @@ impl Core {
         }
         let to = self.directory(to_parent)?;
         let stored = self.keys.encode_name(&to.id, to_name)?;
-        let _names = self.lock_directory(to_parent);
-        self.with_long_name(&to, &stored, || {
-            self.at_link(&node, |from, link| {
-                from.dir.link(&link.entry, &*to.dir, &stored.entry).on_entry("making a hard link")
-            })
+        let made = Link { parent: to_parent, entry: stored.entry.clone() };
+        let (node, stat) = self.at_own_link(&node, Some(to_parent), |from, link| {
+            self.with_long_name(&to, &stored, || {
+                from.dir.link(&link.entry, &*to.dir, &made.entry).on_entry("making a hard link")
+            })?;
+            // Its other names may go before anybody looks at them.
+            self.note_moved(&made);
+            self.found_locked(&to, &made)
         })?;
-        let link = Link { parent: to_parent, entry: stored.entry };
-        // Its other names may go before anybody looks at them.
-        self.note_moved(&link);
-        let (node, stat) = self.found_locked(&to, &link)?;
-        self.entered(&to, &link, &node, stat)
+        self.entered(&to, &made, &node, stat)
     }
 
     /// rename, RENAME_NOREPLACE, RENAME_EXCHANGE.

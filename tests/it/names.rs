@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use kmsfs::kms::KeyService;
-use kmsfs::volume::disk::{Dir, RenameMode};
+use kmsfs::volume::disk::{Change, Dir, RenameMode, Time, XattrMode};
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::rewrap::{Options, summarise};
-use kmsfs::volume::{OpenMode, ROOT, Volume};
+use kmsfs::volume::{ROOT, SetAttr, Volume};
 use parking_lot::Mutex;
 
 use crate::fake::{FakeKms, KEY};
+use crate::handles::{READ_WRITE, Stop};
 use crate::model::options;
 use crate::model::run::CALLER;
-
-const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
 
 fn volume(temp: &tempfile::TempDir) -> (Arc<FakeKms>, Volume) {
     let kms = FakeKms::new();
@@ -58,6 +57,60 @@ fn a_file_that_is_renamed_is_found_whoever_looks_at_its_names() {
         stop.store(true, Ordering::Relaxed);
         renamed.unwrap();
     });
+    volume.close().unwrap();
+}
+
+/// Two files take each other's names again and again, and two links: what is done to one of them, which is not open, is done to
+/// that one, and never fails.
+#[test]
+fn what_is_done_to_a_file_is_not_done_to_another_that_takes_its_name() {
+    let temp = tempfile::tempdir().unwrap();
+    let (_, volume) = volume(&temp);
+    let dirs = ["one", "two"].map(|name| volume.mkdir(CALLER, ROOT, name.as_bytes(), 0o700).unwrap().node);
+    let [mine, other] = dirs.map(|dir| {
+        let (attr, handle) = volume.create(CALLER, dir, b"file", 0o600, READ_WRITE).unwrap();
+        volume.release(handle).unwrap();
+        attr.node
+    });
+    let [near, far] = [&b"near"[..], b"far"].map(|target| {
+        let dir = dirs[usize::from(target == b"far")];
+        volume.symlink(CALLER, dir, b"link", target).unwrap().node
+    });
+    let exchanges = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for name in [&b"file"[..], b"link"] {
+                    volume.rename(dirs[0], name, dirs[1], name, RenameMode::Exchange).unwrap();
+                }
+                exchanges.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let _stop = Stop(&stop);
+        for n in 0..1500 {
+            let mark = Time { sec: 1000, nsec: n };
+            let set =
+                SetAttr { change: Change { perm: Some(0o640), ..Change::mtime(mark) }, ..SetAttr::default() };
+            let attr = volume.setattr(CALLER, mine, None, &set).unwrap();
+            assert_eq!((attr.stat.perm, attr.stat.mtime), (0o640, mark), "round {n}");
+            volume.set_xattr(mine, b"user.mine", &n.to_le_bytes(), XattrMode::Any).unwrap();
+            assert_eq!(volume.get_xattr(mine, b"user.mine").unwrap(), n.to_le_bytes(), "round {n}");
+            assert_eq!(volume.readlink(near).unwrap(), b"near", "round {n}");
+            assert_eq!(volume.readlink(far).unwrap(), b"far", "round {n}");
+            let linked = volume.link(mine, ROOT, b"name").unwrap();
+            assert_eq!(linked.node, mine, "round {n}");
+            volume.unlink(ROOT, b"name").unwrap();
+            volume.forget(mine, 1);
+            let untouched = volume.getattr(other, None).unwrap().stat;
+            assert!(
+                untouched.perm == 0o600 && untouched.mtime.sec > 1000 && untouched.nlink == 1,
+                "round {n}"
+            );
+            assert!(volume.list_xattr(other).unwrap().is_empty(), "round {n}");
+        }
+    });
+    assert!(exchanges.into_inner() > 100);
     volume.close().unwrap();
 }
 
