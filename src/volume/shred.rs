@@ -230,9 +230,11 @@ pub(super) fn lose_keys(file: &dyn BackingFile) -> Result<Option<FileId>> {
     Ok(Some(array(&page[..], 16)))
 }
 
-/// Removes an entry with all that is in it, and the pieces of long targets. In its place, so that a cut removal is found again.
+/// Removes an entry with all that is in it, and the pieces of long targets that lose their last name. In its place, so that a
+/// cut removal is found again.
 fn remove(dir: &dyn Dir, name: &[u8], kind: Kind, links: &dyn Dir) -> std::io::Result<()> {
     if kind == Kind::Symlink
+        && dir.stat_at(name)?.nlink == 1
         && let Ok(target) = dir.readlink(name)
         && let Some(id) = names::overflow_id(&target)
     {

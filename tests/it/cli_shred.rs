@@ -105,6 +105,34 @@ fn a_tree_goes_with_all_that_is_in_it() {
 }
 
 #[test]
+fn a_long_target_stays_as_long_as_its_link_has_a_name() {
+    let bed = Bed::mounted();
+    for name in ["one", "two", "tree"] {
+        fs::create_dir(bed.plain(name)).unwrap();
+    }
+    let target = "t".repeat(4000);
+    std::os::unix::fs::symlink(&target, bed.plain("one/link")).unwrap();
+    fs::hard_link(bed.plain("one/link"), bed.plain("two/link")).unwrap();
+    // And one that has all its names in what goes.
+    std::os::unix::fs::symlink(&target, bed.plain("tree/link")).unwrap();
+    fs::hard_link(bed.plain("tree/link"), bed.plain("tree/again")).unwrap();
+    let [one, two, tree] = ["one", "two", "tree"].map(|name| backing(&bed, name));
+    bed.unmount();
+    let pieces = || fs::read_dir(bed.vault().join(".kmsfs/links")).unwrap().count();
+    let shred = |path: &PathBuf| bed.run(["shred".as_ref(), "--yes".as_ref(), path.as_os_str()]);
+    assert_eq!(pieces(), 4);
+    shred(&one);
+    assert_eq!(pieces(), 4);
+    shred(&tree);
+    assert_eq!(pieces(), 2);
+    bed.mount();
+    assert_eq!(fs::read_link(bed.plain("two/link")).unwrap().to_str(), Some(&*target));
+    bed.unmount();
+    shred(&two);
+    assert_eq!(pieces(), 0);
+}
+
+#[test]
 fn a_file_that_was_shredded_and_not_removed_says_so() {
     let bed = bed();
     let secret = bed.dir().join(backing(&bed, "secret"));
