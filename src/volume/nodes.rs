@@ -25,7 +25,7 @@ pub struct Directory {
 }
 
 /// One name of an object: an entry of a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Link {
     /// The directory.
     pub parent: NodeId,

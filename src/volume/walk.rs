@@ -2,6 +2,7 @@
 //! node, so that a rename meanwhile does not hide one, and what is renamed during a walk can be looked at once more, at its
 //! new place.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -38,7 +39,27 @@ impl Drop for Kept<'_> {
 
 /// What was renamed while a walk is under way that must miss nothing; None at other times. The parents are kept known.
 #[derive(Default)]
-pub struct Moved(Mutex<Option<Vec<Link>>>);
+pub struct Moved(Mutex<Option<HashSet<Link>>>);
+
+/// How often what was renamed meanwhile is looked for at its new places. Each time that takes as long as what was renamed since
+/// the time before, so that few are needed unless renaming is all that is done.
+const ROUNDS: usize = 64;
+
+/// What is done with the files that a walk finds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// What there is to do.
+    Act,
+    /// Nothing, behind the closed gate: what there would be to do is [`not_reached`].
+    Look,
+}
+
+/// Of what is renamed all the time.
+pub(super) fn not_reached() -> VolumeError {
+    VolumeError::Invalid(
+        "it is renamed again and again, faster than it can be looked for; call it again when less is renamed",
+    )
+}
 
 /// What a walk goes through, and how.
 pub(super) struct Scope<'a> {
@@ -46,8 +67,8 @@ pub(super) struct Scope<'a> {
     pub below: &'a [Vec<u8>],
     /// Threads.
     pub threads: usize,
-    /// What is renamed meanwhile is looked at again, until nothing is left behind the closed gate. To be begun with
-    /// [`Core::note_moves`].
+    /// What is renamed meanwhile is looked at again, until nothing is left behind the closed gate, or else it is a failure. To be
+    /// begun with [`Core::note_moves`].
     pub again: bool,
 }
 
@@ -61,7 +82,7 @@ pub(super) struct Replace {
 }
 
 /// What is done with some files of one directory; an outcome for each.
-pub(super) type Work<'a, T> = dyn Fn(&Directory, &[Link]) -> Vec<Result<T>> + Sync + 'a;
+pub(super) type Work<'a, T> = dyn Fn(&Directory, &[Link], Turn) -> Vec<Result<T>> + Sync + 'a;
 
 /// Files of one directory, with its path from the root in stored names.
 type Batch<'a> = (Arc<Kept<'a>>, Arc<Directory>, Arc<[u8]>, Vec<Vec<u8>>);
@@ -71,6 +92,9 @@ struct Walk<'a, 'b> {
     core: &'a Core,
     goes_on: &'b (dyn Fn() -> bool + Sync),
     failures: &'b Mutex<Failures>,
+    turn: Turn,
+    /// Directories that were listed: what comes into one later has been noted, or is made as everything shall be.
+    listed: &'b mut HashSet<NodeId>,
     give: &'b mut dyn FnMut(Batch<'a>),
 }
 
@@ -107,15 +131,16 @@ impl Core {
 
     /// From now on names that are given are noted, for the walk that follows. Behind the closed gate.
     pub(super) fn note_moves(&self) {
-        *self.moved.0.lock() = Some(Vec::new());
+        *self.moved.0.lock() = Some(HashSet::new());
     }
 
     /// A name that a walk must look at again. To be called when the name stands.
     pub(super) fn note_moved(&self, link: &Link) {
         if let Some(moved) = &mut *self.moved.0.lock()
+            && !moved.contains(link)
             && self.nodes.keep(link.parent)
         {
-            moved.push(link.clone());
+            moved.insert(link.clone());
         }
     }
 
@@ -137,7 +162,8 @@ impl Core {
         walked
     }
 
-    /// The tree, then what was renamed meanwhile, until nothing was.
+    /// The tree, then what was renamed meanwhile, until nothing was, or so often that there is no end to it: what is still to be
+    /// done then is told.
     fn walk<'s, T>(
         &'s self,
         scope: &Scope,
@@ -148,64 +174,80 @@ impl Core {
         let failures = Mutex::new(Failures::default());
         let stopped = AtomicBool::new(false);
         let goes_on = || !stopped.load(Ordering::Relaxed);
-        let work = |(kept, directory, path, names): Batch<'s>| {
+        let work = |turn, (kept, directory, path, names): Batch<'s>| {
             if !goes_on() {
                 return;
             }
             let links = names.into_iter().map(|entry| Link { parent: kept.node, entry });
             let links: Vec<_> = links.collect();
-            for (link, outcome) in links.iter().zip(work(&directory, &links)) {
+            for (link, outcome) in links.iter().zip(work(&directory, &links, turn)) {
                 match outcome {
                     Ok(outcome) => done(outcome),
                     // Removed, or renamed and noted.
                     Err(e) if e.is_not_found() || matches!(e, VolumeError::Stale) => {}
-                    Err(error) if scope.again && self.is_gone(&directory, link) => drop(error),
+                    Err(error) if scope.again && self.is_gone(&directory, link, turn) => drop(error),
                     Err(error) => failures.lock().add(&joined(&path, &link.entry), &error),
                 }
-                if !seen() {
+                // Who is told may wait for the gate.
+                if turn == Turn::Act && !seen() {
                     stopped.store(true, Ordering::Relaxed);
                 }
             }
         };
-        let walk = |feed: &mut dyn FnMut(&mut Walk<'s, '_>) -> Result<()>| {
-            in_threads(scope.threads, &work, |give| {
-                feed(&mut Walk { core: self, goes_on: &goes_on, failures: &failures, give })
+        let mut listed = HashSet::new();
+        let mut walk = |turn, feed: &mut dyn FnMut(&mut Walk<'s, '_>) -> Result<()>| {
+            in_threads(scope.threads, &|batch| work(turn, batch), |give| {
+                let (goes_on, failures, listed) = (&goes_on, &failures, &mut listed);
+                feed(&mut Walk { core: self, goes_on, failures, turn, listed, give })
             })
         };
-        walk(&mut |walk| walk.below_root(scope.below))?;
+        walk(Turn::Act, &mut |walk| walk.below_root(scope.below))?;
+        let mut rounds = 0;
         while goes_on() && scope.again {
-            let moved = {
-                // Whoever is renaming has noted it when the gate is closed.
-                let _closed = self.gate.close();
+            // Whoever is renaming has noted it when the gate is closed.
+            let closed = self.gate.close();
+            let last = rounds == ROUNDS;
+            let noted = {
                 let mut moved = self.moved.0.lock();
-                match moved.as_mut().map(std::mem::take) {
-                    Some(links) if !links.is_empty() => links,
-                    _ => {
-                        *moved = None;
-                        break;
-                    }
+                let noted = moved.as_mut().map(std::mem::take).unwrap_or_default();
+                if noted.is_empty() || last {
+                    *moved = None;
                 }
+                noted
             };
-            let mut moved = moved.into_iter().map(|link| {
+            if noted.is_empty() {
+                break;
+            }
+            // Open again, but for the last time.
+            let closed = last.then_some(closed);
+            let turn = if last { Turn::Look } else { Turn::Act };
+            let mut noted = noted.into_iter().map(|link| {
                 let kept = Arc::new(Kept { core: self, node: link.parent });
                 (kept, link)
             });
-            walk(&mut |walk| {
-                for (kept, link) in &mut moved {
+            walk(turn, &mut |walk| {
+                for (kept, link) in &mut noted {
                     if self.is_below(link.parent, scope.below) {
                         walk.at(kept, Arc::default(), &link.entry);
+                    } else {
+                        walk.leave(link.parent);
                     }
                 }
                 Ok(())
             })?;
+            drop(closed);
+            if last {
+                break;
+            }
+            rounds += 1;
         }
         Ok((failures.into_inner(), !goes_on()))
     }
 
     /// True if a file is not there any more. What is being shredded has lost its keys before its name, and both behind the
     /// closed gate.
-    fn is_gone(&self, directory: &Directory, link: &Link) -> bool {
-        let _change = self.gate.enter();
+    fn is_gone(&self, directory: &Directory, link: &Link, turn: Turn) -> bool {
+        let _change = (turn == Turn::Act).then(|| self.gate.enter());
         let parent_is = self.nodes.get(link.parent).is_ok_and(|parent| parent.is_gone());
         parent_is || directory.dir.stat_at(&link.entry).is_err_and(|e| e.kind() == ErrorKind::NotFound)
     }
@@ -360,9 +402,28 @@ impl<'a> Walk<'a, '_> {
             if !(self.goes_on)() {
                 return;
             }
-            if let ControlFlow::Break(error) = self.list(&kept, &path, &mut waiting) {
-                self.failed(&path, error);
+            if self.listed.contains(&kept.node) {
+                continue;
             }
+            if self.turn == Turn::Look {
+                self.failed(&path, not_reached());
+                continue;
+            }
+            match self.list(&kept, &path, &mut waiting) {
+                ControlFlow::Continue(()) => drop(self.listed.insert(kept.node)),
+                ControlFlow::Break(error) => self.failed(&path, error),
+            }
+        }
+    }
+
+    /// Something has come into a directory that is not in what is gone through, at the moment. When the directory comes back, or
+    /// one above it, that is still to be found.
+    fn leave(&mut self, directory: NodeId) {
+        let mut node = directory;
+        while node != ROOT {
+            self.listed.remove(&node);
+            let Some(link) = self.core.nodes.get(node).ok().and_then(|node| node.link()) else { return };
+            node = link.parent;
         }
     }
 

@@ -177,6 +177,34 @@ fn who_refuses_is_not_added_and_the_last_key_is_not_removed() {
     volume.close().unwrap();
 }
 
+/// A file gets another name whenever one is done with: the walk comes to an end all the same.
+#[test]
+fn it_ends_however_much_is_renamed() {
+    let fixture = Fixture::new();
+    let volume = fixture.open();
+    for name in [&b"file"[..], b"turned"] {
+        let (_, handle) = volume.create(CALLER, ROOT, name, 0o600, READ_WRITE).unwrap();
+        volume.release(handle).unwrap();
+    }
+    let (seen, until) = (AtomicUsize::new(0), Instant::now() + Duration::from_secs(20));
+    let turn = || {
+        let mut names = [&b"turned"[..], b"turned again"];
+        names.rotate_left(seen.fetch_add(1, Ordering::SeqCst) % 2);
+        volume.rename(ROOT, names[0], ROOT, names[1], RenameMode::NoReplace).unwrap();
+        Instant::now() < until
+    };
+    let here: Arc<dyn KeyService> = fixture.home.clone();
+    let second = Recipient::kms(fixture.home.arn("alias/second"));
+    let options = Options { threads: 1, ..OPTIONS };
+    let add = Change::Add(second.clone());
+    let report = volume.change_recipients(&here, &fixture.regions(), &add, &options, &turn).unwrap();
+    assert!(!report.cut, "{report:?}");
+    assert_eq!((report.changed, report.failed.count), (2, 0), "{:?}", report.failed);
+    assert!(seen.into_inner() > 10);
+    assert_eq!(fixture.counts(&second.name), (2, 2));
+    volume.close().unwrap();
+}
+
 /// Files are created, written, renamed, linked and removed by threads that never stop while recipients come and go: not one file
 /// stays behind, and none loses a byte.
 #[test]

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::cli::json as answer;
 use crate::control::Asker;
 use crate::fake::{FakeKms, KEY};
-use crate::handles::{READ, READ_WRITE, content};
+use crate::handles::{READ, READ_WRITE, Stop, content};
 use crate::kms_kill::Dice;
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
@@ -242,6 +242,122 @@ fn not_one_file_stays_behind_while_names_and_contents_change() {
         assert!(files > 20, "{files}");
         volume.close().unwrap();
     }
+}
+
+/// A directory and a file get another name all the time, and one more whenever a file is done with: nothing of it keeps the
+/// walk from coming to an end.
+#[test]
+fn it_ends_however_much_is_renamed() {
+    let fixture = Fixture::new();
+    let volume = fixture.open();
+    let dir = volume.mkdir(CALLER, ROOT, b"dir", 0o700).unwrap().node;
+    for n in 0..300 {
+        let handle = volume.create(CALLER, dir, format!("{n}").as_bytes(), 0o600, READ_WRITE).unwrap().1;
+        volume.release(handle).unwrap();
+    }
+    for name in [&b"file"[..], b"turned"] {
+        let handle = volume.create(CALLER, ROOT, name, 0o600, READ_WRITE).unwrap().1;
+        volume.release(handle).unwrap();
+    }
+    let rename = |from: &[u8], to: &[u8]| volume.rename(ROOT, from, ROOT, to, RenameMode::NoReplace).unwrap();
+    let (stop, until) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(20));
+    let turns = Mutex::new([&b"turned"[..], b"turned again"]);
+    let report = thread::scope(|scope| {
+        for [one, other] in [[&b"dir"[..], b"dir again"], [b"file", b"file again"]] {
+            let (stop, rename) = (&stop, &rename);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    rename(one, other);
+                    rename(other, one);
+                }
+            });
+        }
+        let _stop = Stop(&stop);
+        let here: Arc<dyn KeyService> = fixture.kms.clone();
+        let seen = || {
+            let mut turns = turns.lock();
+            rename(turns[0], turns[1]);
+            turns.reverse();
+            Instant::now() < until
+        };
+        volume.rewrap(&here, &|_| unreachable!("one region"), &to(OTHER), &seen).unwrap()
+    });
+    assert!(!report.cut, "after {} files there was no end", report.rewrapped + report.already);
+    assert_eq!((report.rewrapped, report.failed.count), (302, 0), "{:?}", report.failed);
+    volume.close().unwrap();
+    assert_eq!(fixture.counts(), [(fixture.kms.arn(OTHER), 302)].into());
+}
+
+/// Whenever a file in a directory is done with, the next one comes into it: in the end it is said what was not reached.
+#[test]
+fn what_it_does_not_reach_is_told() {
+    let fixture = Fixture::new();
+    let volume = fixture.open();
+    let dir = volume.mkdir(CALLER, ROOT, b"dir", 0o700).unwrap().node;
+    let create = |parent: NodeId, name: &str| {
+        let handle = volume.create(CALLER, parent, name.as_bytes(), 0o600, READ_WRITE).unwrap().1;
+        volume.release(handle).unwrap();
+    };
+    create(dir, "first");
+    (0..300).for_each(|n| create(ROOT, &format!("{n}")));
+    let next = AtomicUsize::new(0);
+    let seen = || {
+        let name = next.fetch_add(1, Ordering::SeqCst).to_string().into_bytes();
+        // When there are none any more it may end by itself.
+        let _ = volume.rename(ROOT, &name, dir, &name, RenameMode::NoReplace);
+        true
+    };
+    let here: Arc<dyn KeyService> = fixture.kms.clone();
+    let wish = Options { below: volume.stored_path(&[b"dir".to_vec()]).unwrap(), threads: 1, ..to(OTHER) };
+    let report = volume.rewrap(&here, &|_| unreachable!("one region"), &wish, &seen).unwrap();
+    let moved = next.load(Ordering::SeqCst) as u64;
+    assert!(moved < 200, "{moved}");
+    assert_eq!((report.rewrapped, report.failed.count, report.cut), (moved, 1, false));
+    assert!(report.failed.first[0].reason.contains("renamed again and again"), "{:?}", report.failed);
+    assert_eq!(fixture.counts().get(&fixture.kms.arn(OTHER)), Some(&moved));
+    // Nothing is kept back for the next call, nor are writers.
+    let again = fixture.rewrap(&volume, &wish).unwrap();
+    assert_eq!((again.rewrapped, again.already, again.failed.count), (1, moved, 0));
+    volume.close().unwrap();
+}
+
+/// A directory that goes out of what is rewrapped, gets a file there, and comes back.
+#[test]
+fn a_directory_that_comes_back_with_more_is_looked_into_again() {
+    let fixture = Fixture::new();
+    let volume = fixture.open();
+    let [inside, outside] =
+        [&b"in"[..], b"out"].map(|name| volume.mkdir(CALLER, ROOT, name, 0o700).unwrap().node);
+    let dir = volume.mkdir(CALLER, inside, b"dir", 0o700).unwrap().node;
+    for (parent, name) in [(dir, &b"file"[..]), (outside, b"more"), (inside, b"a"), (inside, b"b")] {
+        let handle = volume.create(CALLER, parent, name, 0o600, READ_WRITE).unwrap().1;
+        volume.release(handle).unwrap();
+    }
+    let calls = AtomicUsize::new(0);
+    let rename = |from: NodeId, name: &[u8], to: NodeId, new: &[u8]| {
+        volume.rename(from, name, to, new, RenameMode::NoReplace).unwrap();
+    };
+    let seen = || {
+        match calls.fetch_add(1, Ordering::SeqCst) {
+            // All three were listed.
+            2 => {
+                rename(inside, b"dir", outside, b"dir");
+                rename(outside, b"more", dir, b"more");
+                // Something to be looked at in the next round.
+                rename(inside, b"a", inside, b"a again");
+            }
+            3 => rename(outside, b"dir", inside, b"dir"),
+            _ => {}
+        }
+        true
+    };
+    let here: Arc<dyn KeyService> = fixture.kms.clone();
+    let wish = Options { below: volume.stored_path(&[b"in".to_vec()]).unwrap(), threads: 1, ..to(OTHER) };
+    let report = volume.rewrap(&here, &|_| unreachable!("one region"), &wish, &seen).unwrap();
+    assert!(calls.load(Ordering::SeqCst) > 4 && !report.cut && report.failed.count == 0, "{report:?}");
+    assert_eq!(report.rewrapped, 4);
+    volume.close().unwrap();
+    assert_eq!(fixture.counts(), [(fixture.kms.arn(OTHER), 4)].into());
 }
 
 /// A file is removed while its key is rewrapped, and its name and inode number go to a new one, again and again; the last

@@ -12,7 +12,7 @@ use super::super::error::{Attempt, Result, VolumeError};
 use super::super::files::read_header;
 use super::super::nodes::{Directory, Link};
 use super::super::recipients::{Opens, OtherRegions, Recipients};
-use super::super::walk::{Replace, Scope};
+use super::super::walk::{Replace, Scope, Turn, not_reached};
 use super::{Change, Options, Plan, Report, Wish};
 use crate::kms::KeyService;
 
@@ -67,8 +67,8 @@ impl Core {
                 Outcome::Empty => done.empty += 1,
             }
         };
-        let work = |directory: &Directory, links: &[Link]| {
-            links.iter().map(|link| self.change_file(&plan, options, directory, link)).collect()
+        let work = |directory: &Directory, links: &[Link], turn: Turn| {
+            links.iter().map(|link| self.change_file(&plan, options, directory, link, turn)).collect()
         };
         let scope = Scope { below: &[], threads: options.threads, again: !options.dry_run };
         let (failed, cut) = self.every_file(&scope, &work, &count, seen)?;
@@ -85,9 +85,10 @@ impl Core {
         options: &Options,
         directory: &Directory,
         link: &Link,
+        turn: Turn,
     ) -> Result<Outcome> {
         let what = "looking at a file to change its keys";
-        let wish = if options.dry_run { Wish::Tell } else { Wish::Make };
+        let wish = if options.dry_run || turn == Turn::Look { Wish::Tell } else { Wish::Make };
         for _ in 0..TRIES {
             let (_kept, node) = self.file_at(directory, link)?;
             let (page, header) = match node.file() {
@@ -108,8 +109,10 @@ impl Core {
             let Some(keys) = plan.keys_of(wish, &header, page.as_deref())? else {
                 return Ok(Outcome::Already);
             };
-            if options.dry_run {
-                return Ok(Outcome::Changed);
+            match turn {
+                Turn::Look => return Err(not_reached()),
+                Turn::Act if options.dry_run => return Ok(Outcome::Changed),
+                Turn::Act => {}
             }
             // It may have been decided by a key that goes.
             let end_lease = matches!(plan.change, Change::Remove(_));

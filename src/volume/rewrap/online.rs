@@ -16,7 +16,7 @@ use super::super::files::read_header;
 use super::super::header::{Header, WrappedKey};
 use super::super::keys::file_context;
 use super::super::nodes::{Directory, Link};
-use super::super::walk::{Kept, Replace, Scope};
+use super::super::walk::{Kept, Replace, Scope, Turn, not_reached};
 use super::{Job, Options, Outcome, Regions, Report};
 use crate::kms::KeyService;
 
@@ -67,7 +67,9 @@ impl Core {
         }
         let done = Mutex::new(&mut report);
         let scope = Scope { below: &options.below, threads: options.threads, again: !options.dry_run };
-        let work = |directory: &Directory, links: &[Link]| self.rewrap_entries(&job, directory, links);
+        let work = |directory: &Directory, links: &[Link], turn: Turn| {
+            self.rewrap_entries(&job, directory, links, turn)
+        };
         let (failed, cut) = self.every_file(&scope, &work, &|outcome| done.lock().add(outcome), seen)?;
         report.failed = failed;
         report.cut = cut;
@@ -78,8 +80,21 @@ impl Core {
     }
 
     /// Some files of one directory; an outcome for each.
-    fn rewrap_entries(&self, job: &Job, directory: &Directory, links: &[Link]) -> Vec<Result<Outcome>> {
+    fn rewrap_entries(
+        &self,
+        job: &Job,
+        directory: &Directory,
+        links: &[Link],
+        turn: Turn,
+    ) -> Vec<Result<Outcome>> {
         let looked: Vec<_> = links.iter().map(|link| self.look(job, directory, link)).collect();
+        if turn == Turn::Look {
+            let outcome = |looked: Result<Looked>| match looked? {
+                Looked::Done(outcome) => Ok(outcome),
+                Looked::Due(..) => Err(not_reached()),
+            };
+            return looked.into_iter().map(outcome).collect();
+        }
         let headers = looked.iter().flatten().filter_map(|looked| match looked {
             Looked::Due(_, header) => Some(header),
             Looked::Done(_) => None,

@@ -15,7 +15,7 @@ use super::super::error::{Attempt, Result, VolumeError};
 use super::super::names::{EntryClass, classify, long_name_link};
 use super::super::nodes::{Directory, Link};
 use super::super::types::NodeId;
-use super::super::walk::{PATIENCE, Scope};
+use super::super::walk::{PATIENCE, Scope, Turn};
 use super::{Doomed, Options, Report, SYNC, entry_of, lose_keys};
 
 /// What the kernel must forget of what it has mounted.
@@ -80,7 +80,7 @@ impl Core {
                 done.add(lost.had_keys);
                 done.open += u64::from(lost.was_open);
             };
-            let work = |directory: &Directory, links: &[Link]| {
+            let work = |directory: &Directory, links: &[Link], _: Turn| {
                 links.iter().map(|link| self.shred_file(directory, link, touched)).collect()
             };
             let scope = Scope { below, threads: options.threads, again: false };
