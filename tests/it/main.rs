@@ -24,6 +24,7 @@ mod handles;
 mod inode_numbers;
 mod kms_kill;
 mod kms_kill_all;
+mod leases;
 mod model;
 mod mount_bad_input;
 mod mount_files;

@@ -153,3 +153,24 @@ fn creating_files_does_not_wait_for_a_distant_service() {
     bed.unmount();
     eprintln!("{files} files under 40 ms of latency: {took:?}");
 }
+
+/// A lease is about the key that gave it: whoever brings the volume under another key is asked for that one.
+#[test]
+fn a_lease_ends_where_the_mount_itself_brings_files_under_another_key() {
+    let server = Server::new();
+    let bed = server.bed();
+    let second = server.json(&["key", "create", "--alias", "alias/second", "--json"]);
+    let second = second["KeyMetadata"]["Arn"].as_str().unwrap();
+    bed.run(["init", "--key", &server.arn("us-east-1", "alias/vault"), "vault"]);
+    mount(&bed, 300);
+    put(&bed, &["a"]);
+    assert_eq!(open(&bed.plain("a")), 0);
+    bed.run(["rewrap", "--key", second, "vault"]);
+    server.kmsfs(&["key", "disable", "alias/second"]);
+    assert_ne!(open(&bed.plain("a")), 0, "by the lease of the other key");
+    server.kmsfs(&["key", "enable", "alias/second"]);
+    assert_eq!(open(&bed.plain("a")), 0);
+    server.kmsfs(&["key", "disable", "alias/second"]);
+    assert_eq!(open(&bed.plain("a")), 0, "inside its lease");
+    bed.unmount();
+}
