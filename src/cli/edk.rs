@@ -8,7 +8,7 @@ use serde_json::json;
 use super::control::Control;
 use super::error::{CliError, Result};
 use super::global::{Global, Which};
-use super::rewrap::{OVER_A_NETWORK, Target, by_mount, files, processors, progress, told, usual_threads};
+use super::rewrap::{How, Target, by_mount, files, processors, progress, told};
 use super::service::{self, Service};
 use super::{daemon, output, outside};
 use crate::crypto::SecretVec;
@@ -77,33 +77,6 @@ struct Remove {
     public_key: Option<PathBuf>,
     #[command(flatten)]
     how: How,
-}
-
-#[derive(Debug, clap::Args)]
-struct How {
-    /// Leave the times of modification alone; without it each changed file's goes on by one second, so that
-    /// backups that compare only size and time see it
-    #[arg(long)]
-    keep_mtime: bool,
-    /// Change nothing; tell what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// Threads that ask the key service [default: one for each processor; with --kms aws 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: Option<u16>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-impl How {
-    fn options(&self, global: &Global) -> Options {
-        Options {
-            keep_mtime: self.keep_mtime,
-            dry_run: self.dry_run,
-            threads: self.threads.map_or_else(|| usual_threads(global.kms), usize::from),
-        }
-    }
 }
 
 /// Shows for whom a volume's keys are wrapped, and in how many files
@@ -270,7 +243,7 @@ fn in_mount(global: &Global, place: &Target, change: &Change, how: &How, control
         },
         keep_mtime: how.keep_mtime,
         dry_run: how.dry_run,
-        threads: how.threads.or((global.kms == Which::Aws).then_some(OVER_A_NETWORK)),
+        threads: how.threads_of_mount(global),
         principal: global.principal.clone(),
     };
     let done = by_mount(control, &request);
@@ -290,7 +263,8 @@ fn alone(
     let total = rewrap::count(&place.dir, &[]).map_err(|e| place.failed(e))?;
     let bar = progress(total);
     let regions = service::regions(global, passphrase);
-    let done = edk::change(&place.dir, &here, &regions, change, &how.options(global), &|| bar.inc(1));
+    let options = Options { keep_mtime: how.keep_mtime, dry_run: how.dry_run, threads: how.threads(global) };
+    let done = edk::change(&place.dir, &here, &regions, change, &options, &|| bar.inc(1));
     bar.finish_and_clear();
     done.map_err(|e| failed(place, e))
 }

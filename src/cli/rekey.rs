@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::error::{CliError, Result};
 use super::global::Global;
-use super::rewrap::{Target, files, progress, told, usual_threads};
+use super::rewrap::{How, Target, files, progress, told};
 use super::service::{self, Service};
 use super::{daemon, output};
 use crate::volume::descriptor::Descriptor;
@@ -21,19 +21,8 @@ use crate::volume::rewrap;
 pub struct Args {
     /// A volume, or a directory or file in it (its encrypted name)
     path: PathBuf,
-    /// Leave the times of modification alone; without it each file's goes on by one second, so that backups that
-    /// compare only size and time see it
-    #[arg(long)]
-    keep_mtime: bool,
-    /// Change nothing; tell what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// Threads that encrypt [default: one for each processor; with --kms aws 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: Option<u16>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    how: How,
 }
 
 /// Runs it.
@@ -54,9 +43,9 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let here = Service::at_home(global, &place.root, &descriptor, passphrase.clone())?.keys;
     let options = Options {
         below: below.clone(),
-        keep_mtime: args.keep_mtime,
-        dry_run: args.dry_run,
-        threads: args.threads.map_or_else(|| usual_threads(global.kms), usize::from),
+        keep_mtime: args.how.keep_mtime,
+        dry_run: args.how.dry_run,
+        threads: args.how.threads(global),
     };
     let total = rewrap::count(&place.dir, &below).map_err(|e| place.failed(e))?;
     let bar = progress(total);
@@ -64,12 +53,12 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         rekey::rekey(&place.dir, &here, &service::regions(global, passphrase), &options, &|| bar.inc(1));
     bar.finish_and_clear();
     let report = done.map_err(|e| place.failed(e))?;
-    if args.json {
+    if args.how.json {
         output::json(&report)?;
     } else {
         let mut facts = vec![
             (
-                if args.dry_run { "would have a new key" } else { "new data key" },
+                if args.how.dry_run { "would have a new key" } else { "new data key" },
                 format!("{}, {} bytes", files(report.renewed), report.bytes),
             ),
             ("by an earlier run that was cut", files(report.already)),
@@ -80,12 +69,12 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         }
         output::facts(&facts)?;
     }
-    if report.outside > 0 && !args.dry_run {
+    if report.outside > 0 && !args.how.dry_run {
         output::warn(
             "under their names outside of the volume (hard links of a backup, say) files are as they were, under their old keys",
         );
     }
-    if !args.dry_run && report.renewed > 0 {
+    if !args.how.dry_run && report.renewed > 0 {
         output::warn(
             "copies, snapshots and backups made before, and blocks that the disk has not reused, are still under the old data keys",
         );

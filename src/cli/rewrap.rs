@@ -45,19 +45,38 @@ pub struct Args {
     /// Let the volume's keys be at the key service that --kms names from now on: Decrypt at the other, Encrypt at this
     #[arg(long, requires = "key")]
     change_kms: bool,
-    /// Leave the times of modification alone; without it each rewrapped file's goes on by one second, so that
+    #[command(flatten)]
+    how: How,
+}
+
+/// What is the same for all who go through a volume's files and change their keys.
+#[derive(Debug, clap::Args)]
+pub struct How {
+    /// Leave the times of modification alone; without it each changed file's goes on by one second, so that
     /// backups that compare only size and time see it
     #[arg(long)]
-    keep_mtime: bool,
+    pub keep_mtime: bool,
     /// Change nothing; tell what would be done
     #[arg(long)]
-    dry_run: bool,
-    /// Threads that ask the key service [default: one for each processor; with --kms aws 16]
+    pub dry_run: bool,
+    /// Threads that do it [default: one for each processor; with --kms aws 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
+}
+
+impl How {
+    /// Threads of this process.
+    pub fn threads(&self, global: &Global) -> usize {
+        self.threads.map_or_else(|| usual_threads(global.kms), usize::from)
+    }
+
+    /// Threads of a mount that is asked; None: as it usually takes.
+    pub fn threads_of_mount(&self, global: &Global) -> Option<u16> {
+        self.threads.or((global.kms == Which::Aws).then_some(OVER_A_NETWORK))
+    }
 }
 
 /// A volume's root, open, and what was named in it.
@@ -138,7 +157,7 @@ impl Target {
 }
 
 /// Threads that ask a key service over a network, where most wait.
-pub const OVER_A_NETWORK: u16 = 16;
+const OVER_A_NETWORK: u16 = 16;
 
 /// Threads that ask the key service where nothing else is said.
 pub fn usual_threads(kms: Which) -> usize {
@@ -200,9 +219,9 @@ fn in_mount(
     let request = Request::Rewrap {
         key: args.key.clone(),
         place: target.place(),
-        keep_mtime: args.keep_mtime,
-        dry_run: args.dry_run,
-        threads: args.threads.or((global.kms == Which::Aws).then_some(OVER_A_NETWORK)),
+        keep_mtime: args.how.keep_mtime,
+        dry_run: args.how.dry_run,
+        threads: args.how.threads_of_mount(global),
         principal: global.principal.clone(),
     };
     by_mount(control, &request)
@@ -230,9 +249,9 @@ fn alone(global: &Global, args: &Args, target: &Target, volume: &Descriptor) -> 
         key_id: args.key.clone(),
         below: below.to_vec(),
         change_service: args.change_kms,
-        keep_mtime: args.keep_mtime,
-        dry_run: args.dry_run,
-        threads: args.threads.map_or_else(|| usual_threads(global.kms), usize::from),
+        keep_mtime: args.how.keep_mtime,
+        dry_run: args.how.dry_run,
+        threads: args.how.threads(global),
     };
     let total = rewrap::count(&target.dir, below).map_err(|e| target.failed(e))?;
     let bar = progress(total);
@@ -299,10 +318,10 @@ pub fn progress(total: u64) -> ProgressBar {
 }
 
 fn show(args: &Args, report: &Report) -> Result<()> {
-    if args.json {
+    if args.how.json {
         return output::json(report);
     }
-    let volume_key = match (report.volume_key, args.dry_run) {
+    let volume_key = match (report.volume_key, args.how.dry_run) {
         (true, true) => "would be rewrapped",
         (true, false) => "rewrapped",
         (false, _) => "left as it is",
@@ -311,7 +330,7 @@ fn show(args: &Args, report: &Report) -> Result<()> {
         ("KMS key", report.key_arn.clone()),
         ("key material", shown(report.key_material_id.as_deref())),
         ("volume key", volume_key.to_owned()),
-        (if args.dry_run { "would be rewrapped" } else { "rewrapped" }, files(report.rewrapped)),
+        (if args.how.dry_run { "would be rewrapped" } else { "rewrapped" }, files(report.rewrapped)),
         ("as wished already", files(report.already)),
         ("without a key, being empty", files(report.empty)),
     ])
