@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use kmsfs::volume::disk::Change;
 use kmsfs::volume::host::HostDir;
-use kmsfs::volume::{OpenMode, ROOT, SetAttr, Volume, VolumeError, VolumeOptions};
+use kmsfs::volume::{ROOT, SetAttr, Volume, VolumeError, VolumeOptions};
 use serde_json::{Value, json};
 
 use crate::fake::{FakeKms, KEY};
+use crate::handles::{READ, READ_WRITE};
 use crate::kms_kill::Dice;
 use crate::model::options;
 use crate::model::run::CALLER;
@@ -298,8 +299,7 @@ impl Script {
 
     /// Writes, and now and then opens the file anew.
     fn run(&self, volume: &Volume, name: &[u8], stop: &AtomicBool) {
-        let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
-        let (attr, mut handle) = volume.create(CALLER, ROOT, name, 0o600, mode).unwrap();
+        let (attr, mut handle) = volume.create(CALLER, ROOT, name, 0o600, READ_WRITE).unwrap();
         for (n, (offset, data, reopen)) in self.ops.iter().enumerate() {
             if stop.load(Ordering::SeqCst) {
                 break;
@@ -315,7 +315,7 @@ impl Script {
             if *reopen {
                 volume.fsync(handle, true).unwrap();
                 volume.release(handle).unwrap();
-                handle = volume.open_file(CALLER, attr.node, mode).unwrap();
+                handle = volume.open_file(CALLER, attr.node, READ_WRITE).unwrap();
             }
         }
         volume.release(handle).unwrap();
@@ -324,8 +324,7 @@ impl Script {
 
 fn read_all(volume: &Volume, name: &[u8]) -> Vec<u8> {
     let attr = volume.lookup(ROOT, name).unwrap();
-    let mode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
-    let handle = volume.open_file(CALLER, attr.node, mode).unwrap();
+    let handle = volume.open_file(CALLER, attr.node, READ).unwrap();
     let mut content = vec![0; attr.stat.size as usize + 1];
     let read = volume.read(handle, 0, &mut content).unwrap();
     content.truncate(read);

@@ -11,14 +11,13 @@ use kmsfs::volume::disk::Dir;
 use kmsfs::volume::edk::{self, Change, Options, Report};
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::recipients::{OtherRegions, Recipient};
-use kmsfs::volume::{Caller, OpenMode, ROOT, Volume, VolumeError, VolumeOptions, rewrap};
+use kmsfs::volume::{Caller, ROOT, Volume, VolumeError, VolumeOptions, rewrap};
 use proptest::prelude::*;
 
 use super::fake::{FakeKms, KEY};
+use super::handles::{READ, READ_WRITE};
 
 const ME: Caller = Caller { uid: 1000, gid: 1000 };
-const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
-const WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
 const OPTIONS: Options = Options { keep_mtime: false, dry_run: false, threads: 2 };
 
 /// Two keys of which one is offline: making one takes its time.
@@ -84,7 +83,7 @@ impl Bed {
         let volume = self.mount()?;
         for _ in 0..2 {
             let name = format!("file {}", self.files);
-            let made = volume.create(ME, ROOT, name.as_bytes(), 0o640, WRITE);
+            let made = volume.create(ME, ROOT, name.as_bytes(), 0o640, READ_WRITE);
             let Ok((_, handle)) = made else {
                 volume.close()?;
                 return made.map(drop);
@@ -200,7 +199,7 @@ fn a_mount_opens_with_the_keys_of_its_region_and_never_with_an_offline_one() {
     let before = (bed.home.calls().decrypt, bed.europe.calls().decrypt);
     let volume = bed.mount().unwrap();
     read(&volume, 0).unwrap();
-    let refused = volume.create(ME, ROOT, b"new", 0o600, WRITE).err();
+    let refused = volume.create(ME, ROOT, b"new", 0o600, READ_WRITE).err();
     assert!(
         matches!(&refused, Some(VolumeError::Key(error)) if error.kind == KmsErrorKind::Disabled),
         "{refused:?}"

@@ -7,13 +7,12 @@ use std::time::Duration;
 use kmsfs::kms::{FileEvent, KeyState, KmsErrorKind};
 use kmsfs::volume::disk::{Kind, RenameMode, XattrMode};
 use kmsfs::volume::host::HostDir;
-use kmsfs::volume::{Caller, Envelope, NodeId, OpenMode, ROOT, SetAttr, Volume, VolumeError, VolumeOptions};
+use kmsfs::volume::{Caller, Envelope, NodeId, ROOT, SetAttr, Volume, VolumeError, VolumeOptions};
 
 use super::fake::{FakeKms, KEY};
+use super::handles::{READ, READ_WRITE};
 
 const ME: Caller = Caller { uid: 1000, gid: 1000 };
-const READ: OpenMode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
-const WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
 
 struct Bed {
     dir: tempfile::TempDir,
@@ -46,7 +45,7 @@ fn open_at(dir: &Path, kms: &Arc<FakeKms>, options: VolumeOptions) -> Result<Vol
 }
 
 fn put(volume: &Volume, name: &[u8], data: &[u8]) -> NodeId {
-    let (attr, handle) = volume.create(ME, ROOT, name, 0o644, WRITE).unwrap();
+    let (attr, handle) = volume.create(ME, ROOT, name, 0o644, READ_WRITE).unwrap();
     volume.write(handle, 0, data, false).unwrap();
     volume.release(handle).unwrap();
     attr.node
@@ -112,7 +111,7 @@ fn a_file_that_is_open_already_is_decided_about_again() {
     let refused = volume.read(handle, 0, &mut [0; 4]);
     assert!(matches!(refused, Err(VolumeError::Revoked { .. })));
     assert!(volume.tick().is_empty());
-    assert_eq!(refused_by(volume.create(ME, ROOT, b"new", 0o600, WRITE)), Some(KmsErrorKind::Disabled));
+    assert_eq!(refused_by(volume.create(ME, ROOT, b"new", 0o600, READ_WRITE)), Some(KmsErrorKind::Disabled));
     assert!(volume.lookup(ROOT, b"new").unwrap_err().is_not_found(), "nothing was created");
     // Names, modes and removals need no file's key.
     volume.rename(ROOT, b"a", ROOT, b"b", RenameMode::Replace).unwrap();
@@ -129,7 +128,7 @@ fn a_file_that_is_open_already_is_decided_about_again() {
 fn what_was_written_before_a_withdrawal_is_still_written_back() {
     let bed = Bed::new();
     let volume = bed.open();
-    let (attr, handle) = volume.create(ME, ROOT, b"a", 0o644, WRITE).unwrap();
+    let (attr, handle) = volume.create(ME, ROOT, b"a", 0o644, READ_WRITE).unwrap();
     bed.kms.deny(true);
     assert_eq!(volume.tick(), [attr.node]);
     volume.write(handle, 0, b"dirty pages", false).unwrap();
@@ -151,7 +150,10 @@ fn waiting_data_keys_are_dropped_when_the_generation_moves() {
         std::thread::sleep(Duration::from_millis(5));
     }
     bed.kms.deny(true);
-    assert_eq!(refused_by(volume.create(ME, ROOT, b"b", 0o600, WRITE)), Some(KmsErrorKind::AccessDenied));
+    assert_eq!(
+        refused_by(volume.create(ME, ROOT, b"b", 0o600, READ_WRITE)),
+        Some(KmsErrorKind::AccessDenied)
+    );
 }
 
 #[test]
@@ -169,7 +171,7 @@ fn one_mount_writes_or_many_read() {
     for volume in [&one, &two] {
         assert_eq!(volume.lookup(ROOT, b"a").unwrap().node, node);
         assert_eq!(read(volume, node).unwrap(), b"text");
-        assert!(matches!(volume.open_file(ME, node, WRITE), Err(VolumeError::ReadOnly)));
+        assert!(matches!(volume.open_file(ME, node, READ_WRITE), Err(VolumeError::ReadOnly)));
         assert!(matches!(volume.mkdir(ME, ROOT, b"d", 0o700), Err(VolumeError::ReadOnly)));
         assert!(matches!(volume.unlink(ROOT, b"a"), Err(VolumeError::ReadOnly)));
         let set = SetAttr { size: Some(0), ..SetAttr::default() };
@@ -308,7 +310,7 @@ fn suid_goes_when_somebody_writes_or_truncates() {
     };
     let node = put(&volume, b"a", b"text");
     set_perm(node, 0o6755);
-    let handle = volume.open_file(ME, node, WRITE).unwrap();
+    let handle = volume.open_file(ME, node, READ_WRITE).unwrap();
     volume.write(handle, 0, b"T", false).unwrap();
     assert_eq!(perm(node), 0o6755, "who may keep it keeps it");
     volume.write(handle, 0, b"T", true).unwrap();
@@ -325,7 +327,7 @@ fn a_number_that_is_given_again_has_another_generation() {
     let bed = Bed::new();
     let volume = bed.open();
     let first = {
-        let (attr, handle) = volume.create(ME, ROOT, b"a", 0o644, WRITE).unwrap();
+        let (attr, handle) = volume.create(ME, ROOT, b"a", 0o644, READ_WRITE).unwrap();
         volume.release(handle).unwrap();
         attr
     };
@@ -342,7 +344,7 @@ fn a_number_that_is_given_again_has_another_generation() {
 fn open_files_keep_their_content_when_their_name_goes() {
     let bed = Bed::new();
     let volume = bed.open();
-    let (attr, handle) = volume.create(ME, ROOT, b"a", 0o644, WRITE).unwrap();
+    let (attr, handle) = volume.create(ME, ROOT, b"a", 0o644, READ_WRITE).unwrap();
     volume.write(handle, 0, b"text", false).unwrap();
     volume.unlink(ROOT, b"a").unwrap();
     volume.write(handle, 4, b" goes on", false).unwrap();

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use kmsfs::kms::FileEvent;
 use kmsfs::volume::disk::{Dir, Kind};
-use kmsfs::volume::{NodeId, OpenMode, ROOT, SetAttr, Volume, VolumeOptions};
+use kmsfs::volume::{NodeId, ROOT, SetAttr, Volume, VolumeOptions};
 
 use super::disk::Disk;
 use super::oracle::{Done, History, Object, allowed, dump};
 use super::world::{Dice, Nature, World};
 use crate::fake::{FakeKms, KEY};
+use crate::handles::READ_WRITE;
 use crate::model::op::Op;
 use crate::model::options;
 use crate::model::run::{CALLER, Checked, Runner};
@@ -168,12 +169,11 @@ impl Trial {
     /// Changes every file and adds some, closes and opens again: all is as it was left.
     fn works(&self, disk: &Arc<Disk>, volume: &Volume, mut found: Object) -> Checked<()> {
         extend(volume, ROOT, &mut found, &mut BTreeSet::new())?;
-        let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
         // Of 255 bytes: no operation has that name.
         let name = vec![b'z'; 255];
         let made =
             volume.mkdir(CALLER, ROOT, &name, 0o711).map_err(|e| format!("mkdir after the cut: {e:?}"))?;
-        let created = volume.create(CALLER, made.node, &name, 0o611, mode);
+        let created = volume.create(CALLER, made.node, &name, 0o611, READ_WRITE);
         let (_, handle) = created.map_err(|e| format!("create after the cut: {e:?}"))?;
         volume.write(handle, 5000, b"new", false).map_err(|e| format!("write after the cut: {e:?}"))?;
         volume.release(handle).map_err(|e| format!("release after the cut: {e:?}"))?;
@@ -197,9 +197,8 @@ fn extend(volume: &Volume, node: NodeId, object: &mut Object, seen: &mut BTreeSe
     for (name, child) in &mut object.entries {
         let attr = volume.lookup(node, name).map_err(|e| format!("lookup after the cut: {e:?}"))?;
         if child.kind == Kind::File && seen.insert(attr.node) {
-            let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
             let what = |what: &str, e| format!("{what} {:#o} after the cut: {e:?}", child.perm);
-            let handle = volume.open_file(CALLER, attr.node, mode).map_err(|e| what("opening", e))?;
+            let handle = volume.open_file(CALLER, attr.node, READ_WRITE).map_err(|e| what("opening", e))?;
             let size = volume.getattr(attr.node, Some(handle)).map_err(|e| what("getattr", e))?.stat.size;
             match extension(size) {
                 Edit::Size(half) => {

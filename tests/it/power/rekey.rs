@@ -9,12 +9,13 @@ use kmsfs::volume::disk::{Dir, Kind, XattrMode};
 use kmsfs::volume::header::Header;
 use kmsfs::volume::recipients::{OtherRegions, Recipient};
 use kmsfs::volume::rekey::{Options, Report, rekey};
-use kmsfs::volume::{OpenMode, ROOT, Volume, VolumeError, edk};
+use kmsfs::volume::{ROOT, Volume, VolumeError, edk};
 
 use super::disk::Disk;
 use super::rewrap::{content, trial};
 use super::world::Nature;
 use crate::fake::FakeKms;
+use crate::handles::READ_WRITE;
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
 
@@ -29,7 +30,6 @@ fn run(disk: &Arc<Disk>, kms: &Arc<FakeKms>, options: &Options) -> Result<Report
 
 /// Files of several sizes; one with three names in two directories, one with a hole, one with attributes.
 fn fill(volume: &Volume) {
-    let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
     let dir = volume.mkdir(CALLER, ROOT, b"dir", 0o700).unwrap().node;
     let long = [b'n'; 240];
     for (parent, name, size, at) in [
@@ -38,7 +38,7 @@ fn fill(volume: &Volume) {
         (dir, b"deep", 20_000, 90_000),
         (dir, &long, 1, 0),
     ] {
-        let (attr, handle) = volume.create(CALLER, parent, name, 0o640, mode).unwrap();
+        let (attr, handle) = volume.create(CALLER, parent, name, 0o640, READ_WRITE).unwrap();
         volume.write(handle, at, &pattern(size as u64, size), false).unwrap();
         volume.release(handle).unwrap();
         match name {
@@ -152,7 +152,6 @@ fn what_a_mount_changes_between_two_runs_is_not_taken_for_done() {
     let old = commitments(&trial.disk);
     trial.plan_all();
     run(&trial.disk, &trial.kms, &whole()).unwrap();
-    let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
     let kept = trial.disk.kept();
     let mut changed_old = 0;
     for (call, world) in kept.into_iter().step_by(3) {
@@ -162,7 +161,7 @@ fn what_a_mount_changes_between_two_runs_is_not_taken_for_done() {
         // One in its place, one longer: a mount finalises that in an epoch of its own, which no run may take for one of its.
         for (name, at) in [(&b"short"[..], 3), (b"page", 4060)] {
             let node = volume.lookup(ROOT, name).unwrap().node;
-            let handle = volume.open_file(CALLER, node, mode).unwrap();
+            let handle = volume.open_file(CALLER, node, READ_WRITE).unwrap();
             volume.write(handle, at, b"changed", false).unwrap();
             volume.release(handle).unwrap();
         }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use kmsfs::kms::{FileEvent, KeyService, KeyState};
 use kmsfs::volume::disk::{Dir, Kind};
 use kmsfs::volume::rewrap::{Options, Report, Summary, rewrap, summarise};
-use kmsfs::volume::{OpenMode, ROOT, Volume, VolumeError};
+use kmsfs::volume::{ROOT, Volume, VolumeError};
 
 use super::crash::Trial;
 use super::disk::Disk;
 use super::oracle::{Object, dump};
 use super::world::Nature;
 use crate::fake::{FakeKms, KEY};
+use crate::handles::READ_WRITE;
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
 
@@ -44,13 +45,12 @@ fn counted(disk: &Arc<Disk>) -> Summary {
 
 /// Five files of several sizes, one of them with two names.
 fn fill(volume: &Volume) {
-    let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
     let dir = volume.mkdir(CALLER, ROOT, b"dir", 0o700).unwrap().node;
     let long = [b'n'; 240];
     for (parent, name, size) in
         [(ROOT, &b"short"[..], 10), (ROOT, b"page", 4064), (dir, b"deep", 20_000), (dir, &long, 1)]
     {
-        let (attr, handle) = volume.create(CALLER, parent, name, 0o600, mode).unwrap();
+        let (attr, handle) = volume.create(CALLER, parent, name, 0o600, READ_WRITE).unwrap();
         volume.write(handle, 0, &pattern(size as u64, size), false).unwrap();
         volume.release(handle).unwrap();
         if name == b"page" {

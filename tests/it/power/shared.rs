@@ -1,13 +1,14 @@
 //! Several threads write to one file, as the kernel's writeback does: neighbouring 4096-byte pages of plaintext,
 //! out of order, and share blocks. What one thread synced of its own pages survives whatever the others do.
 
-use kmsfs::volume::{OpenMode, ROOT, Volume};
+use kmsfs::volume::{ROOT, Volume};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::crash::Trial;
 use super::disk::Disk;
 use super::world::Nature;
+use crate::handles::READ_WRITE;
 use crate::model::cases;
 use crate::model::run::{CALLER, Checked, pattern};
 
@@ -47,8 +48,7 @@ fn place(thread: usize, page: usize) -> usize {
 
 /// One thread's part; what it reads of its own pages must be what it wrote.
 fn run(volume: &Volume, disk: &Disk, node: u64, thread: usize, ops: &[Op]) -> Checked<Vec<Done>> {
-    let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
-    let handle = volume.open_file(CALLER, node, mode).map_err(|e| format!("open: {e:?}"))?;
+    let handle = volume.open_file(CALLER, node, READ_WRITE).map_err(|e| format!("open: {e:?}"))?;
     let mut pages = vec![Vec::new(); 6];
     let mut done = Vec::new();
     for (number, op) in ops.iter().enumerate() {
@@ -111,8 +111,7 @@ fn check(thread: usize, done: &[Done], cut: u64, found: &[u8]) -> Checked<()> {
 fn together(nature: Nature, seed: u64, ops: &[Vec<Op>]) -> Checked<u64> {
     let mut trial = Trial::new(nature, seed)?;
     let volume = trial.opener()().map_err(|e| format!("open: {e:?}"))?;
-    let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
-    let created = volume.create(CALLER, ROOT, NAME, 0o600, mode);
+    let created = volume.create(CALLER, ROOT, NAME, 0o600, READ_WRITE);
     let (attr, handle) = created.map_err(|e| format!("create: {e:?}"))?;
     volume.fsync(handle, false).map_err(|e| format!("fsync: {e:?}"))?;
     trial.plan(5 * ops.iter().map(Vec::len).sum::<usize>() as u64, 5);

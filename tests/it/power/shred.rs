@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use kmsfs::volume::disk::{Dir, Kind};
 use kmsfs::volume::shred::{Options, Report, shred};
-use kmsfs::volume::{OpenMode, ROOT, Volume, VolumeError};
+use kmsfs::volume::{ROOT, Volume, VolumeError};
 
 use super::disk::Disk;
 use super::oracle::{Object, dump};
 use super::rewrap::trial;
 use super::world::Nature;
 use crate::fake::FakeKms;
+use crate::handles::READ_WRITE;
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
 
@@ -19,7 +20,6 @@ const OPTIONS: Options = Options { hard_links: true, threads: 1, uid: 7 };
 
 /// A tree that is to go, and what stays: a file that also has a name in the tree, and one beside it.
 fn fill(volume: &Volume) {
-    let mode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
     let tree = volume.mkdir(CALLER, ROOT, b"tree", 0o700).unwrap().node;
     let deep = volume.mkdir(CALLER, tree, b"deep", 0o700).unwrap().node;
     let long = [b'n'; 240];
@@ -30,7 +30,7 @@ fn fill(volume: &Volume) {
         (ROOT, b"linked", 5),
         (ROOT, b"kept", 6000),
     ] {
-        let (attr, handle) = volume.create(CALLER, parent, name, 0o600, mode).unwrap();
+        let (attr, handle) = volume.create(CALLER, parent, name, 0o600, READ_WRITE).unwrap();
         volume.write(handle, 0, &pattern(size as u64, size), false).unwrap();
         volume.release(handle).unwrap();
         if name == b"linked" {

@@ -12,14 +12,14 @@ use kmsfs::kms::{
     KmsErrorKind, Ledger, ReEncrypted,
 };
 use kmsfs::volume::disk::{Kind, RenameMode, XattrMode};
-use kmsfs::volume::{Attr, Caller, NodeId, OpenMode, ROOT, SetAttr, Volume, VolumeOptions};
+use kmsfs::volume::{Attr, Caller, NodeId, ROOT, SetAttr, Volume, VolumeOptions};
 
 use super::primitives::{gcm_open, gcm_seal};
 use super::{Context, Node, Result, read_volume};
+use crate::handles::{READ, READ_WRITE};
 
 const ARN: &str = "arn:aws:kms:us-east-1:000000000000:key/6b6d7366-7300-4000-8000-000000000001";
 const ME: Caller = Caller { uid: 0, gid: 0 };
-const READ_WRITE: OpenMode = OpenMode { read: true, write: true, truncate: false, kill_priv: false };
 
 /// A key service of one fixed key: nonce 12 | tag 16 | AES-256-GCM, AAD = the context's pairs. Enough to
 /// keep a volume whose keys never change.
@@ -266,8 +266,7 @@ fn read_with_kmsfs(volume: &Volume, dir: NodeId, path: &[u8], out: &mut Expected
             }
             Kind::Symlink => Node::Symlink(volume.readlink(attr.node).unwrap()),
             Kind::File => {
-                let mode = OpenMode { read: true, write: false, truncate: false, kill_priv: false };
-                let handle = volume.open_file(ME, attr.node, mode).unwrap();
+                let handle = volume.open_file(ME, attr.node, READ).unwrap();
                 let mut bytes = vec![0xee; attr.stat.size as usize + 100];
                 let read = volume.read(handle, 0, &mut bytes).unwrap();
                 assert_eq!(read as u64, attr.stat.size);
