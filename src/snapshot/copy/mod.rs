@@ -168,7 +168,7 @@ pub fn copy(from: &From, to: &To, options: &Options) -> Result<Report> {
         Err(e) => return Err(e),
     }
     let Opened { descriptor: old, volume: old_keys, manifest, .. } = snapshot.open(&*from.service)?;
-    let begun = begun(&old, to, options.way)?;
+    let begun = begun(&old, &old_keys, to, options.way)?;
     let (mut draft, keys) = match begun {
         Some(begun) => begun,
         None => draft(&old, &old_keys, from, to, options.way)?,
@@ -215,14 +215,24 @@ pub fn copy(from: &From, to: &To, options: &Options) -> Result<Report> {
 }
 
 /// A copy that was begun before and is the same: its draft, and the new volume's keys.
-fn begun(old: &Descriptor, to: &To, way: Way) -> Result<Option<(Descriptor, VolumeKeys)>> {
+///
+/// Who can write to the depot can put a draft there, and whoever has a KMS key of his own a volume key that he knows: so it is
+/// taken only under the copy's KMS key, and under no other one beside it.
+fn begun(
+    old: &Descriptor,
+    old_keys: &VolumeKeys,
+    to: &To,
+    way: Way,
+) -> Result<Option<(Descriptor, VolumeKeys)>> {
     let path = draft_path(&to.name);
     let draft = match to.depot.get(&path, MAX_DESCRIPTOR) {
         Err(e) if e.is_not_found() => return Ok(None),
         text => Descriptor::parse(&text?)?,
     };
-    let same = draft.copied_from.as_ref().is_some_and(|origin| *origin == self::origin(old, way))
-        && draft.volume_keys.first().is_some_and(|key| key.key_arn == to.key_arn);
+    let same = draft.name == to.name
+        && draft.copied_from.as_ref().is_some_and(|origin| *origin == self::origin(old, way))
+        && (draft.volume_id == old.volume_id) == (way == Way::Rewrap)
+        && matches!(&draft.volume_keys[..], [key] if key.key_arn == to.key_arn);
     if !same {
         return Err(SnapshotError::Refused(format!(
             "a copy of another snapshot, to another key or in another way was begun as {:?} in {}; give the same \
@@ -232,6 +242,9 @@ fn begun(old: &Descriptor, to: &To, way: Way) -> Result<Option<(Descriptor, Volu
         )));
     }
     let keys = draft.unlock(&*to.service)?;
+    if way == Way::Rewrap {
+        draft.verify(old_keys)?;
+    }
     Ok(Some((draft, keys)))
 }
 

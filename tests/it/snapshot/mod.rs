@@ -4,6 +4,7 @@ mod bed;
 mod copy;
 mod faults;
 mod fsx;
+mod hostile;
 mod kill;
 mod model;
 mod program;

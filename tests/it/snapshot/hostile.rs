@@ -1,0 +1,181 @@
+//! Depots and snapshots as somebody made them who may write there, or holds a key of another account.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kmsfs::crypto::Secret;
+use kmsfs::kms::KeyService;
+use kmsfs::snapshot::copy::{self, From, Options, Report, To, Way};
+use kmsfs::snapshot::depot::{Depot, DirDepot, Sink};
+use kmsfs::snapshot::descriptor::{Descriptor, Id, Origin};
+use kmsfs::snapshot::dir::SnapshotDir;
+use kmsfs::snapshot::{Result, Snapshot, SnapshotError, catalogue, verify};
+use kmsfs::volume::disk::Time;
+use kmsfs::volume::epoch::Epoch;
+use kmsfs::volume::header::WrappedKey;
+use kmsfs::volume::host::HostDir;
+use kmsfs::volume::keys::{VolumeKey, VolumeKeys, volume_context};
+
+use super::super::fake::{FakeKms, KEY};
+use super::bed::*;
+
+fn filled() -> Bed {
+    let bed = Bed::new();
+    let volume = bed.volume();
+    for n in 0..6 {
+        put(&volume, &format!("f{n}"), &noise(n, 20_000 + 100 * n as usize));
+    }
+    volume.close().unwrap();
+    bed
+}
+
+fn there() -> Arc<FakeKms> {
+    FakeKms::in_region("eu-west-1")
+}
+
+/// A depot that tells of what is asked of it, before it is done, and may refuse.
+struct Watched<F> {
+    inner: Arc<dyn Depot>,
+    /// `create` or `len`, and the path.
+    hook: F,
+}
+
+impl<F: Fn(&str, &str) -> Result<()> + Send + Sync> Depot for Watched<F> {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn len(&self, path: &str) -> Result<u64> {
+        (self.hook)("len", path)?;
+        self.inner.len(path)
+    }
+
+    fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.inner.read_at(path, offset, buf)
+    }
+
+    fn create(&self, path: &str) -> Result<Box<dyn Sink>> {
+        (self.hook)("create", path)?;
+        self.inner.create(path)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>> {
+        self.inner.list(prefix)
+    }
+
+    fn delete(&self, path: &str) -> Result<()> {
+        self.inner.delete(path)
+    }
+
+    fn sweep(&self) -> Result<()> {
+        self.inner.sweep()
+    }
+
+    fn lock(&self) -> Result<Box<dyn Send + Sync>> {
+        self.inner.lock()
+    }
+}
+
+/// As a full disk, or a kill, would end it.
+fn gone() -> SnapshotError {
+    SnapshotError::Depot { what: "writing", path: "x".into(), source: io::ErrorKind::StorageFull.into() }
+}
+
+fn copy_in(
+    bed: &Bed,
+    depot: Arc<dyn Depot>,
+    name: &str,
+    kms: &Arc<FakeKms>,
+    to: &str,
+    way: Way,
+) -> Result<Report> {
+    let from = From { depot: bed.depot.clone(), name: name.into(), service: bed.kms.clone() };
+    let to = To {
+        depot,
+        name: to.into(),
+        region: "eu-west-1".into(),
+        account: "000000000000".into(),
+        service: kms.clone(),
+        ledger: kms.clone(),
+        key_arn: kms.arn(KEY),
+        now: 1,
+    };
+    let spool = HostDir::open(bed.temp.path()).unwrap();
+    let options = Options { way, threads: 1, unit_pages: 8, spool: &*spool, progress: &|_, _| () };
+    copy::copy(&from, &to, &options)
+}
+
+fn watched(bed: &Bed, hook: impl Fn(&str, &str) -> Result<()> + Send + Sync + 'static) -> Arc<dyn Depot> {
+    Arc::new(Watched { inner: bed.depot.clone(), hook })
+}
+
+/// The draft of a copy that somebody made beforehand, with a volume key that he knows and that his own KMS key opens.
+fn planted(
+    bed: &Bed,
+    kms: &Arc<FakeKms>,
+    name: &str,
+    wrapped: &dyn Fn(&[u8; 32], &[u8; 16]) -> Vec<WrappedKey>,
+) {
+    let old = bed.find("s").unwrap().descriptor;
+    let (known, id) = ([7; 32], [8; 16]);
+    let keys = VolumeKeys::derive(&VolumeKey(Secret::new(known)), id).unwrap();
+    let origin = Origin {
+        name: old.name.clone(),
+        id: old.snapshot_id,
+        region: old.region.clone(),
+        account: old.account.clone(),
+        encrypted_again: true,
+    };
+    let mut draft = Descriptor {
+        name: name.to_owned(),
+        snapshot_id: Id([5; 16]),
+        volume_id: Id(id),
+        region: "eu-west-1".into(),
+        parent: None,
+        copied_from: Some(origin),
+        epoch: hex::encode(Epoch::first(Time { sec: 1, nsec: 0 }).encode(&keys)),
+        packs: Vec::new(),
+        keys: Vec::new(),
+        volume_keys: Descriptor::seal_keys(&wrapped(&known, &id)),
+        ..old
+    };
+    draft.sign(&keys).unwrap();
+    let _ = kms;
+    bed.depot.put("snapshots/c/copy.json", &draft.encode().unwrap()).unwrap();
+}
+
+#[test]
+fn a_copy_never_goes_on_with_a_volume_key_of_somebody_elses() {
+    let bed = filled();
+    bed.create("s");
+    let kms = there();
+    let theirs = "arn:aws:kms:eu-west-1:666666666666:key/theirs";
+    let sealed = |arn: &str, key: &[u8; 32], id: &[u8; 16]| {
+        let made = kms.encrypt(arn, key, &volume_context(id)).unwrap();
+        WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext }
+    };
+    let ours = kms.arn(KEY);
+    // The first names the copy's key and opens nothing.
+    planted(&bed, &kms, "c", &|key, id| {
+        vec![WrappedKey { key_arn: ours.clone(), ciphertext: vec![1; 40] }, sealed(theirs, key, id)]
+    });
+    let copied = copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain);
+    assert!(matches!(copied, Err(SnapshotError::Refused(_))), "{copied:?}");
+    planted(&bed, &kms, "c", &|key, id| vec![sealed(theirs, key, id)]);
+    assert!(matches!(
+        copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain),
+        Err(SnapshotError::Refused(_))
+    ));
+    // A draft of another name, and one that is said to keep the old keys.
+    planted(&bed, &kms, "d", &|key, id| vec![sealed(&ours, key, id)]);
+    assert!(matches!(
+        copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain),
+        Err(SnapshotError::Refused(_))
+    ));
+    assert!(copy::abandon(&bed.depot, "c").unwrap());
+    copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain).unwrap();
+}
