@@ -378,28 +378,38 @@ fn units(unit: &Unit, plan: &Plan, name: &str, options: &Options) -> Result<usiz
     }
 }
 
-/// True if a unit was copied before, and its packs are there.
+/// True if a unit was copied before, and its packs are there. A part that does not stand goes, durably: its unit's packs are going
+/// to be replaced, and after a cut behind that it would stand for what is in them then.
 fn stands(target: &Target, path: &str, number: Number) -> Result<bool> {
+    let stands = is_whole(target, path, number)?;
+    if stands == Some(false) {
+        target.depot.delete(path)?;
+    }
+    Ok(stands == Some(true))
+}
+
+/// None if there is no part.
+fn is_whole(target: &Target, path: &str, number: Number) -> Result<Option<bool>> {
     let part = match Part::read(target.depot, path, target.keys, target.service) {
         Ok(Some(part)) => part,
-        Ok(None) => return Ok(false),
+        Ok(None) => return Ok(None),
         // Done again: what is wrong with a part says nothing about the snapshot.
-        Err(SnapshotError::Damaged(_)) => return Ok(false),
-        Err(SnapshotError::Volume(crate::volume::VolumeError::Damaged { .. })) => return Ok(false),
+        Err(SnapshotError::Damaged(_)) => return Ok(Some(false)),
+        Err(SnapshotError::Volume(crate::volume::VolumeError::Damaged { .. })) => return Ok(Some(false)),
         Err(e) => return Err(e),
     };
     if part.snapshot != target.snapshot || part.unit != number {
-        return Ok(false);
+        return Ok(Some(false));
     }
     for pack in &part.packs {
         match target.depot.len(&pack_path(&pack.id.0)) {
             Ok(len) if len == pack.pages * 4096 => {}
-            Ok(_) => return Ok(false),
-            Err(e) if e.is_not_found() => return Ok(false),
+            Ok(_) => return Ok(Some(false)),
+            Err(e) if e.is_not_found() => return Ok(Some(false)),
             Err(e) => return Err(e),
         }
     }
-    Ok(true)
+    Ok(Some(true))
 }
 
 /// Writes the manifest out of the parts, reads it back, and at last puts the descriptor in its place.

@@ -179,3 +179,31 @@ fn a_copy_never_goes_on_with_a_volume_key_of_somebody_elses() {
     assert!(copy::abandon(&bed.depot, "c").unwrap());
     copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain).unwrap();
 }
+
+/// A unit that is done again replaces its packs: from then on the part of before must not stand.
+#[test]
+fn a_part_never_stands_for_packs_that_were_written_after_it() {
+    let bed = filled();
+    bed.create("s");
+    let kms = there();
+    let packs = || bed.depot.list("packs").unwrap();
+    let before = packs();
+    let cut = watched(&bed, |what, path| match (what, path) {
+        ("create", "snapshots/c/manifest") => Err(gone()),
+        _ => Ok(()),
+    });
+    copy_in(&bed, cut, "s", &kms, "c", Way::EncryptAgain).unwrap_err();
+    for pack in packs().iter().filter(|pack| !before.contains(pack)) {
+        fs::remove_file(bed.path("depot/packs").join(pack)).unwrap();
+    }
+    // The packs come again, but not the part.
+    let cut = watched(&bed, |what, path| match what {
+        "create" if path.starts_with("snapshots/c/part-") => Err(gone()),
+        _ => Ok(()),
+    });
+    copy_in(&bed, cut, "s", &kms, "c", Way::EncryptAgain).unwrap_err();
+    copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain).unwrap();
+    let opened = bed.find("c").unwrap().open(&*kms).unwrap();
+    let found = verify::verify(&opened, 2, &|_| ()).unwrap();
+    assert_eq!((found.damaged, found.first), (0, vec![]));
+}
