@@ -207,3 +207,42 @@ fn a_part_never_stands_for_packs_that_were_written_after_it() {
     let found = verify::verify(&opened, 2, &|_| ()).unwrap();
     assert_eq!((found.damaged, found.first), (0, vec![]));
 }
+
+/// Copies that keep the volume key read each other's parts: one that is put in another's place must not count.
+#[test]
+fn a_part_of_another_copy_never_gets_into_one() {
+    let bed = filled();
+    bed.create("old");
+    let volume = bed.volume();
+    overwrite(&volume, "f0", 0, &noise(99, 20_000));
+    volume.close().unwrap();
+    bed.create("s");
+    let due = picture(&bed.tree("s"));
+    let kms = there();
+    let cut = watched(&bed, |what, path| match (what, path) {
+        ("create", "snapshots/c-old/manifest") => Err(gone()),
+        _ => Ok(()),
+    });
+    copy_in(&bed, cut, "old", &kms, "c-old", Way::Rewrap).unwrap_err();
+    let dir = bed.path("depot/snapshots");
+    let parts = bed.depot.list("snapshots/c-old").unwrap();
+    let parts: Vec<String> = parts.into_iter().filter(|name| name.starts_with("part-")).collect();
+    // When all units stand, and before the manifest is written out of the parts.
+    let last = format!("snapshots/c/{}", parts.last().unwrap());
+    let swapped = watched(&bed, move |what, path| {
+        let stand = parts.iter().all(|part| dir.join("c").join(part).exists());
+        if what == "len" && stand && path.ends_with("part-00000000") && path != last {
+            for part in &parts {
+                fs::copy(dir.join("c-old").join(part), dir.join("c").join(part)).unwrap();
+            }
+        }
+        Ok(())
+    });
+    let copied = copy_in(&bed, swapped, "s", &kms, "c", Way::Rewrap);
+    assert!(matches!(copied, Err(SnapshotError::Damaged(_))), "{copied:?}");
+    copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::Rewrap).unwrap();
+    let tree = SnapshotDir::open(bed.find("c").unwrap().open(&*kms).unwrap()).unwrap();
+    let shown = picture(&tree);
+    assert_eq!(shown.len(), due.len());
+    assert_eq!(get(&open_volume(tree, &kms, true), "f0"), noise(99, 20_000));
+}
