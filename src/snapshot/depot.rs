@@ -1,14 +1,16 @@
 //! Where snapshots are kept: a few objects, each written once and visible only whole. A directory here; a bucket can be
 //! another.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{self as posix, AtFlags, FileType, FlockOperation, Mode, OFlags, flock};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::error::{On, Result, SnapshotError};
 use crate::crypto::random;
@@ -48,7 +50,7 @@ pub trait Depot: Send + Sync {
     fn create(&self, path: &str) -> Result<Box<dyn Sink>>;
     /// The same for an object that is not written from its beginning to its end: through the file, and then it is finished.
     /// None where objects are written only so; what is to be one is written elsewhere first.
-    fn create_file(&self, path: &str) -> Result<Option<(Arc<dyn BackingFile>, Box<dyn Sink>)>> {
+    fn create_file(&self, path: &str) -> Result<Option<Direct>> {
         let _ = path;
         Ok(None)
     }
@@ -86,6 +88,9 @@ fn at_most(depot: &(impl Depot + ?Sized), path: &str, bytes: Vec<u8>, max: usize
     Ok(bytes)
 }
 
+/// An object that is written as a file, and what makes it visible.
+pub type Direct = (Arc<dyn BackingFile>, Box<dyn Sink>);
+
 /// An object that is being written.
 pub trait Sink: Write + Send {
     /// Appends `len` bytes of `file` without moving them, where the depot and the backing share storage that can
@@ -105,24 +110,19 @@ const LOCK: &str = "lock";
 /// Bytes of an object after which the disk begins with them: the sync at its end then waits for the last alone.
 const WRITEBACK: u64 = 8 << 20;
 
-/// A depot in a directory of this machine.
+/// A depot in a directory of this machine. What is below that directory is opened step by step and no symbolic link is
+/// followed: who can write to a depot must not have others write, delete or wait elsewhere.
 pub struct DirDepot {
     root: PathBuf,
+    dir: OwnedFd,
 }
 
 impl DirDepot {
     /// A depot that stands, or an empty directory that shall be one.
     pub fn open(root: &Path) -> Result<Self> {
-        let there = fs::metadata(root).on("opening the depot", &root.display().to_string())?;
-        if !there.is_dir() {
-            let source = io::ErrorKind::NotADirectory.into();
-            return Err(SnapshotError::Depot {
-                what: "opening the depot",
-                path: root.display().to_string(),
-                source,
-            });
-        }
-        Ok(Self { root: root.to_owned() })
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = posix::open(root, flags, Mode::empty()).map_err(io::Error::from);
+        Ok(Self { root: root.to_owned(), dir: dir.on("opening the depot", &root.display().to_string())? })
     }
 
     /// The same; the directory is made if it is absent (its parent is not).
@@ -140,31 +140,113 @@ impl DirDepot {
         self.root.join(path).display().to_string()
     }
 
-    fn begin(&self, path: &str) -> Result<DirSink> {
+    /// A directory below the root, by its path.
+    fn dir(&self, path: &str) -> io::Result<OwnedFd> {
+        let mut dir = self.dir.try_clone()?;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            dir = open_at(&dir, name, OFlags::PATH | OFlags::DIRECTORY)?;
+        }
+        Ok(dir)
+    }
+
+    /// The same; what is absent is made, durably.
+    fn make(&self, path: &str) -> io::Result<OwnedFd> {
+        let mut dir = self.dir.try_clone()?;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            match posix::mkdirat(&dir, name, Mode::from_raw_mode(0o700)) {
+                Ok(()) => sync(&dir)?,
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            }
+            dir = open_at(&dir, name, OFlags::PATH | OFlags::DIRECTORY)?;
+        }
+        Ok(dir)
+    }
+
+    fn begin(&self, path: &str) -> Result<Anchored> {
         let shown = self.shown(path);
         let what = "creating";
-        let target = self.root.join(path);
-        let mut dir = self.root.clone();
-        for component in Path::new(path).parent().into_iter().flat_map(Path::components) {
-            dir.push(component);
-            make_dir(&dir).on(what, &shown)?;
-        }
-        let temporary = dir.join(format!("{TEMPORARY}{}", hex::encode(random::<16>()?)));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary);
-        Ok(DirSink {
-            file: file.on(what, &shown)?,
+        let (above, name) = split(path);
+        let anchor = self.make(above).on(what, &shown)?;
+        let temporary = format!("{TEMPORARY}{}", hex::encode(random::<16>()?));
+        let file = open_at(&anchor, &temporary, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL);
+        // A path through the descriptor is that directory, whatever becomes of its name.
+        let dir = PathBuf::from(format!("/proc/self/fd/{}", anchor.as_raw_fd()));
+        let sink = DirSink {
+            file: file.on(what, &shown)?.into(),
             written: 0,
             begun: 0,
             copies: false,
-            temporary: Some(temporary),
-            target,
+            temporary: Some(dir.join(temporary)),
+            target: dir.join(name),
             dir,
-        })
+        };
+        Ok(Anchored { sink: Box::new(sink), _dir: anchor, shown })
+    }
+
+    /// Takes away what has the name of something temporary in a directory, if that is there. Directories are none of ours.
+    fn sweep_dir(&self, path: &str, is_ours: &dyn Fn(&[u8]) -> bool) -> Result<()> {
+        let swept = self.dir(path).and_then(|dir| {
+            for name in names(&dir)?.iter().filter(|name| is_ours(name.as_bytes())) {
+                match posix::unlinkat(&dir, &**name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+            Ok(())
+        });
+        match swept {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+            swept => swept.on_named("sweeping", || self.shown(path)),
+        }
     }
 
     fn file(&self, path: &str) -> Result<File> {
-        File::open(self.root.join(path)).on_named("opening", || self.shown(path))
+        let (dir, name) = split(path);
+        // NONBLOCK: a FIFO that somebody put there must not make anybody wait.
+        let opened = self.dir(dir).and_then(|dir| open_at(&dir, name, OFlags::RDONLY | OFlags::NONBLOCK));
+        let file = opened.map(File::from).and_then(|file| match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(no_file()),
+        });
+        file.on_named("opening", || self.shown(path))
     }
+}
+
+/// The directory of an object, and its name there.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn open_at(dir: &OwnedFd, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(retry_on_intr(|| posix::openat(dir, name, flags, Mode::from_raw_mode(0o600)))?)
+}
+
+fn no_file() -> io::Error {
+    io::Error::other("it is no regular file")
+}
+
+/// The same directory, open for reading.
+fn readable(dir: &OwnedFd) -> io::Result<OwnedFd> {
+    open_at(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+fn sync(dir: &OwnedFd) -> io::Result<()> {
+    let dir = readable(dir)?;
+    Ok(retry_on_intr(|| posix::fsync(&dir))?)
+}
+
+/// Names of what stands in a directory.
+fn names(dir: &OwnedFd) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in posix::Dir::new(readable(dir)?)? {
+        let name = entry?.file_name().to_owned();
+        if !matches!(name.as_bytes(), b"." | b"..") {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 /// mkdir, durable; standing is no error.
@@ -180,13 +262,28 @@ fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// What a killed command leaves in the root of a depot: the name of a temporary file of the volume's layer
+/// ([`crate::volume::names::temporary_name`]). A depot can stand among other things, so no other name will do.
+fn is_scratch(name: &[u8]) -> bool {
+    let id = name.strip_prefix(TEMPORARY.as_bytes()).unwrap_or_default();
+    id.len() == 22 && id.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
 impl Depot for DirDepot {
     fn location(&self) -> String {
         self.root.display().to_string()
     }
 
     fn len(&self, path: &str) -> Result<u64> {
-        Ok(fs::metadata(self.root.join(path)).on_named("looking for", || self.shown(path))?.len())
+        let (dir, name) = split(path);
+        let looked = self.dir(dir).and_then(|dir| {
+            let stat = posix::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Ok(stat.st_size as u64),
+                _ => Err(no_file()),
+            }
+        });
+        looked.on_named("looking for", || self.shown(path))
     }
 
     fn read_at(&self, path: &str, offset: u64, buf: &mut [u8]) -> Result<usize> {
@@ -205,85 +302,100 @@ impl Depot for DirDepot {
         Ok(Box::new(self.begin(path)?))
     }
 
-    fn create_file(&self, path: &str) -> Result<Option<(Arc<dyn BackingFile>, Box<dyn Sink>)>> {
+    fn create_file(&self, path: &str) -> Result<Option<Direct>> {
         let sink = self.begin(path)?;
-        let file = sink.file.try_clone().on_named("creating", || self.shown(path))?;
+        let file = sink.sink.file.try_clone().on_named("creating", || self.shown(path))?;
         Ok(Some((Arc::new(HostFile::from(OwnedFd::from(file))), Box::new(sink))))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        let entries = match fs::read_dir(self.root.join(prefix)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(names),
-            entries => entries.on_named("listing", || self.shown(prefix))?,
+        let found = match self.dir(prefix) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            dir => dir.and_then(|dir| names(&dir)).on_named("listing", || self.shown(prefix))?,
         };
-        for entry in entries {
-            let name = entry.on_named("listing", || self.shown(prefix))?.file_name();
-            // What is not UTF-8 is none of ours.
-            names.extend(name.into_string().ok().filter(|name| !name.starts_with(TEMPORARY)));
-        }
+        // What is not UTF-8 is none of ours.
+        let found = found.into_iter().filter_map(|name| name.into_string().ok());
+        let mut names: Vec<String> = found.filter(|name| !name.starts_with(TEMPORARY)).collect();
         names.sort();
         Ok(names)
     }
 
     fn delete(&self, path: &str) -> Result<()> {
-        let target = self.root.join(path);
-        let shown = self.shown(path);
-        match fs::remove_file(&target) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            removed => removed.on("deleting", &shown)?,
-        }
-        let Some(dir) = target.parent().filter(|dir| dir.starts_with(&self.root) && *dir != self.root) else {
-            return Ok(());
-        };
-        match sync_dir(dir) {
+        let (above, name) = split(path);
+        let deleting = |done: io::Result<()>| done.on_named("deleting", || self.shown(path));
+        let dir = match self.dir(above) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            synced => synced.on("deleting", &shown)?,
+            dir => dir.on_named("deleting", || self.shown(path))?,
+        };
+        match posix::unlinkat(&dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return deleting(Err(e.into())),
         }
-        // It may hold others, which is no error; what is left empty by a power cut is no snapshot.
-        let _ = fs::remove_dir(dir);
+        deleting(sync(&dir))?;
+        let (further, last) = split(above);
+        if !last.is_empty()
+            && let Ok(parent) = self.dir(further)
+        {
+            // It may hold others, which is no error; what is left empty by a power cut is no snapshot.
+            let _ = posix::unlinkat(&parent, last, AtFlags::REMOVEDIR);
+        }
         Ok(())
     }
 
     fn sweep(&self) -> Result<()> {
-        let snapshots = self.root.join(SNAPSHOTS);
-        let mut dirs = vec![self.root.clone(), self.root.join(PACKS)];
+        self.sweep_dir("", &is_scratch)?;
+        let is_temporary = |name: &[u8]| name.starts_with(TEMPORARY.as_bytes());
+        self.sweep_dir(PACKS, &is_temporary)?;
         for name in self.list(SNAPSHOTS)? {
-            dirs.push(snapshots.join(name));
-        }
-        for dir in dirs {
-            let shown = dir.display().to_string();
-            let entries = match fs::read_dir(&dir) {
-                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                    continue;
-                }
-                entries => entries.on("sweeping", &shown)?,
-            };
-            for entry in entries {
-                let entry = entry.on("sweeping", &shown)?;
-                if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
-                    fs::remove_file(entry.path()).on("sweeping", &entry.path().display().to_string())?;
-                }
-            }
-            if dir.parent() == Some(&snapshots) {
-                // Unless something stands in it.
-                let _ = fs::remove_dir(&dir);
+            self.sweep_dir(&format!("{SNAPSHOTS}/{name}"), &is_temporary)?;
+            // Unless something stands in it, or it is none.
+            if let Ok(snapshots) = self.dir(SNAPSHOTS) {
+                let _ = posix::unlinkat(&snapshots, &*name, AtFlags::REMOVEDIR);
             }
         }
         Ok(())
     }
 
     fn lock(&self) -> Result<Box<dyn Send + Sync>> {
-        let path = self.root.join(LOCK);
-        let shown = path.display().to_string();
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = file.on("locking", &shown)?;
+        let shown = self.shown(LOCK);
+        let file = open_at(&self.dir, LOCK, OFlags::RDWR | OFlags::CREATE).on("locking", &shown)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Box::new(DirLock(file))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(SnapshotError::Busy(self.location())),
+            Ok(()) => Ok(Box::new(DirLock(file.into()))),
+            Err(Errno::WOULDBLOCK) => Err(SnapshotError::Busy(self.location())),
             Err(e) => Err(io::Error::from(e)).on("locking", &shown),
         }
+    }
+}
+
+/// An object in a directory that is held open, under its name for people.
+struct Anchored {
+    /// Dropped before the directory that its paths go through.
+    sink: Box<DirSink>,
+    _dir: OwnedFd,
+    shown: String,
+}
+
+impl Write for Anchored {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.sink.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+impl Sink for Anchored {
+    fn share(&mut self, file: &dyn BackingFile, offset: u64, len: u64) -> io::Result<bool> {
+        self.sink.share(file, offset, len)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        let Self { sink, _dir, shown } = *self;
+        sink.finish().map_err(|error| match error {
+            SnapshotError::Depot { what, source, .. } => SnapshotError::Depot { what, path: shown, source },
+            error => error,
+        })
     }
 }
 

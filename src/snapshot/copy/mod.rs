@@ -425,7 +425,9 @@ fn finish(target: &Target, to: &To, plan: &Plan, draft: Descriptor, spool: &dyn 
         let part = Part::read(target.depot, &path, target.keys, target.service)?
             .ok_or_else(|| SnapshotError::damaged(format!("{path} is gone; copy again")))?;
         // It stood before; what is there now may be another copy's, under the same volume key.
-        if part.snapshot != target.snapshot || (part.unit.0, part.unit.1) != (unit as u64, plan.units() as u64) {
+        if part.snapshot != target.snapshot
+            || (part.unit.0, part.unit.1) != (unit as u64, plan.units() as u64)
+        {
             return Err(SnapshotError::damaged(format!("{path} is another copy's; copy again")));
         }
         let base = packs.len() as u32;

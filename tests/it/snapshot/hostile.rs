@@ -246,3 +246,92 @@ fn a_part_of_another_copy_never_gets_into_one() {
     assert_eq!(shown.len(), due.len());
     assert_eq!(get(&open_volume(tree, &kms, true), "f0"), noise(99, 20_000));
 }
+
+#[test]
+fn links_in_a_depot_lead_nowhere() {
+    let bed = filled();
+    bed.create("s");
+    let depot = bed.path("depot");
+    // Another depot, which whoever writes to this one may not touch.
+    let other = bed.path("other");
+    let theirs = DirDepot::create(&other).unwrap();
+    let pack = "packs/".to_owned() + &"ab".repeat(16);
+    theirs.put(&pack, &[1; 4096]).unwrap();
+    theirs.put("snapshots/good/snapshot.json", b"{}").unwrap();
+    fs::write(other.join("snapshots/good/tmp.theirs"), b"x").unwrap();
+    let before = walk(&other);
+
+    symlink(other.join("nothing"), depot.join("lock.new")).unwrap();
+    fs::rename(depot.join("lock.new"), depot.join("lock")).unwrap();
+    assert!(bed.depot.lock().is_err());
+    assert_eq!(walk(&other), before, "a lock was made elsewhere");
+    fs::remove_file(depot.join("lock")).unwrap();
+
+    symlink(other.join("snapshots/good"), depot.join("snapshots/link")).unwrap();
+    let _ = bed.depot.sweep();
+    assert_eq!(walk(&other), before, "another depot was swept");
+    assert!(bed.depot.put("snapshots/link/manifest", b"x").is_err());
+    assert!(bed.depot.get("snapshots/link/snapshot.json", 100).is_err());
+    assert!(bed.depot.len("snapshots/link/snapshot.json").is_err());
+    assert!(bed.depot.delete("snapshots/link/snapshot.json").is_err());
+    assert_eq!(walk(&other), before);
+    fs::remove_file(depot.join("snapshots/link")).unwrap();
+
+    fs::rename(depot.join("packs"), depot.join("packs.old")).unwrap();
+    symlink(other.join("packs"), depot.join("packs")).unwrap();
+    assert!(catalogue::delete(&bed.depot, "s", &*bed.kms).is_err());
+    assert_eq!(walk(&other), before, "packs of another depot went");
+    fs::remove_file(depot.join("packs")).unwrap();
+    fs::rename(depot.join("packs.old"), depot.join("packs")).unwrap();
+
+    symlink(other.join("packs").join("ab".repeat(16)), depot.join("packs").join("cd".repeat(16))).unwrap();
+    assert!(bed.depot.get(&("packs/".to_owned() + &"cd".repeat(16)), 5000).is_err());
+    bed.depot.delete(&("packs/".to_owned() + &"cd".repeat(16))).unwrap();
+    assert_eq!(walk(&other), before);
+}
+
+/// Everything below, with lengths.
+fn walk(dir: &Path) -> Vec<(String, u64)> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let stat = fs::symlink_metadata(&path).unwrap();
+        out.push((path.display().to_string(), if stat.is_dir() { 0 } else { stat.len() }));
+        if stat.is_dir() {
+            out.extend(walk(&path));
+        }
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn a_fifo_in_a_depot_keeps_nobody_waiting() {
+    let bed = filled();
+    bed.create("s");
+    let path = bed.path("depot/snapshots/s/snapshot.json");
+    fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let depot = bed.depot.clone();
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(Snapshot::find(depot, "s").err().map(|e| e.to_string())));
+    let found = receive.recv_timeout(Duration::from_secs(10)).expect("it waits for a writer");
+    assert!(found.is_some());
+}
+
+/// A depot may be made in a directory that holds other things: nothing of them is rubbish.
+#[test]
+fn only_what_a_cut_command_left_is_swept() {
+    let bed = filled();
+    let depot = bed.path("depot");
+    for own in ["tmp.notes", "tmp.", "tmp.0123456789abcdef"] {
+        fs::write(depot.join(own), b"mine").unwrap();
+    }
+    fs::create_dir(depot.join("tmp.0123456789012345678901")).unwrap();
+    fs::write(depot.join("tmp.0123456789-_2345678901"), b"rubbish").unwrap();
+    bed.create("s");
+    for own in ["tmp.notes", "tmp.", "tmp.0123456789abcdef", "tmp.0123456789012345678901"] {
+        assert!(depot.join(own).exists(), "{own} is gone");
+    }
+    assert!(!depot.join("tmp.0123456789-_2345678901").exists());
+}
