@@ -84,8 +84,14 @@ pub fn list(depot: &Arc<dyn Depot>) -> Result<Listing> {
     for name in depot.list(SNAPSHOTS)? {
         match Snapshot::find(depot.clone(), &name) {
             Ok(snapshot) => listing.snapshots.push(snapshot.descriptor),
-            // One that was cut before it was there, or something that is none.
-            Err(SnapshotError::NotFound { .. } | SnapshotError::BadName(_)) => {}
+            // One that was cut before it was there.
+            Err(SnapshotError::NotFound { .. }) => {}
+            // Something that is none; or one whose directory somebody renamed, and whose packs must not go.
+            Err(error @ SnapshotError::BadName(_)) => {
+                if depot.len(&descriptor_path(&name)).is_ok() {
+                    listing.unreadable.push((name, error));
+                }
+            }
             Err(error) => listing.unreadable.push((name, error)),
         }
     }
@@ -111,8 +117,8 @@ pub fn delete(depot: &Arc<dyn Depot>, name: &str, ledger: &dyn Ledger) -> Result
     sweep(depot)
 }
 
-/// Takes away what cut commands left, and packs that no snapshot names. Under the depot's lock. Where a descriptor
-/// cannot be read nobody knows which packs it names: then no pack is touched.
+/// Takes away what cut commands left, and packs that no snapshot names. Under the depot's lock. Where a descriptor, or the draft
+/// of a copy, cannot be read nobody knows which packs it names: then no pack is touched.
 pub fn sweep(depot: &Arc<dyn Depot>) -> Result<Deleted> {
     depot.sweep()?;
     let mut deleted = Deleted::default();
@@ -125,12 +131,10 @@ pub fn sweep(depot: &Arc<dyn Depot>) -> Result<Deleted> {
             depot.delete(&manifest_path(&name))?;
         }
     }
-    if !unreadable.is_empty() {
-        return Ok(deleted);
-    }
-    let mut named: HashSet<Id> = listing.snapshots.iter().flat_map(|s| &s.packs).map(|p| p.id).collect();
     // A copy that was cut off goes on with what it has.
-    named.extend(super::copy::packs_of_drafts(&**depot)?);
+    let drafts = super::copy::packs_of_drafts(&**depot)?;
+    let Some(mut named) = drafts.filter(|_| unreadable.is_empty()) else { return Ok(deleted) };
+    named.extend(listing.snapshots.iter().flat_map(|s| &s.packs).map(|p| p.id));
     for name in depot.list(PACKS)? {
         let Ok(id) = Id::try_from(name) else { continue };
         if !named.contains(&id) {

@@ -508,8 +508,9 @@ fn take_away(depot: &dyn Depot, name: &str) -> Result<()> {
     depot.delete(&draft_path(name))
 }
 
-/// Packs that copies which were begun, and not ended, may have written: who sweeps a depot leaves them.
-pub fn packs_of_drafts(depot: &dyn Depot) -> Result<HashSet<Id>> {
+/// Packs that copies which were begun, and not ended, may have written: who sweeps a depot leaves them. None if that cannot be told
+/// of one of them.
+pub fn packs_of_drafts(depot: &dyn Depot) -> Result<Option<HashSet<Id>>> {
     let mut packs = HashSet::new();
     for name in depot.list(SNAPSHOTS)? {
         if check_name(&name).is_err() {
@@ -517,11 +518,18 @@ pub fn packs_of_drafts(depot: &dyn Depot) -> Result<HashSet<Id>> {
         }
         let draft = match depot.get(&draft_path(&name), MAX_DESCRIPTOR) {
             Err(e) if e.is_not_found() => continue,
-            text => Descriptor::parse(&text?)?,
+            text => text.and_then(|text| Descriptor::parse(&text)),
         };
-        packs.extend(draft.packs.iter().map(|pack| pack.id));
+        match draft {
+            Ok(draft) => packs.extend(draft.packs.iter().map(|pack| pack.id)),
+            Err(error) => {
+                let depot = depot.location();
+                tracing::warn!(%error, name, depot, "the draft of a copy cannot be read; nothing that it may name is taken away");
+                return Ok(None);
+            }
+        }
     }
-    Ok(packs)
+    Ok(Some(packs))
 }
 
 /// Gives up a copy that was begun and not ended: takes away its packs and all else. False if there is none.

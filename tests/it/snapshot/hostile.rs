@@ -335,3 +335,35 @@ fn only_what_a_cut_command_left_is_swept() {
     }
     assert!(!depot.join("tmp.0123456789-_2345678901").exists());
 }
+
+/// A directory under a name that no snapshot can have may be one that was renamed: its packs stay.
+#[test]
+fn packs_of_a_snapshot_that_was_renamed_stay() {
+    let bed = filled();
+    bed.create("a");
+    let snapshots = bed.path("depot/snapshots");
+    for name in ["a (old)", ".a", "b"] {
+        fs::rename(snapshots.join("a"), snapshots.join(name)).unwrap();
+        let unmounted = kmsfs::snapshot::create::Unmounted::new(&*bed.root()).unwrap();
+        bed.create_with(&unmounted, &bed.options("next")).unwrap();
+        bed.delete("next");
+        fs::rename(snapshots.join(name), snapshots.join("a")).unwrap();
+        assert_eq!(bed.verify("a").unwrap().damaged, 0, "as {name}");
+    }
+}
+
+/// A draft that cannot be read names packs that nobody knows: they stay, and all else goes on.
+#[test]
+fn a_damaged_draft_keeps_packs_and_stops_nobody() {
+    let bed = filled();
+    bed.create("s");
+    let stray = "packs/".to_owned() + &"ab".repeat(16);
+    bed.depot.put(&stray, &[1; 4096]).unwrap();
+    bed.depot.put("snapshots/c/copy.json", b"{").unwrap();
+    bed.create("t");
+    bed.delete("t");
+    assert!(bed.depot.len(&stray).is_ok());
+    assert!(copy::abandon(&bed.depot, "c").unwrap());
+    assert!(bed.depot.len(&stray).is_err());
+    assert_eq!(bed.verify("s").unwrap().damaged, 0);
+}
