@@ -19,7 +19,7 @@ use crate::volume::{VolumeError, epoch};
 /// Two changes within so many nanoseconds may leave one time: clocks of filesystems tick.
 const TICK: i128 = 1_000_000_000;
 /// Attributes that belong to the volume; the others (security labels) are the backing system's own.
-const KEPT_XATTRS: [&[u8]; 2] = [b"user.", b"system.posix_acl_"];
+pub const KEPT_XATTRS: [&[u8]; 2] = [b"user.", b"system.posix_acl_"];
 
 /// The backing's clock, asked once.
 pub struct Clock {

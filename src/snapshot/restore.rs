@@ -10,6 +10,7 @@ use std::thread;
 
 use parking_lot::Mutex;
 
+use super::capture::KEPT_XATTRS;
 use super::catalogue::Opened;
 use super::depot::Depot;
 use super::descriptor::Pack;
@@ -28,6 +29,8 @@ use crate::volume::names::temporary_name;
 const MARK: &[u8] = b"restoring";
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
+/// setuid and setgid.
+const SET_IDS: u32 = 0o6000;
 /// Files that wait for a thread.
 const QUEUE: usize = 256;
 
@@ -221,7 +224,7 @@ impl Work<'_> {
         let what = "making";
         let kind = entry.meta.kind();
         match dir.stat_at(&entry.name) {
-            Ok(there) if there.kind == kind => return Ok(()),
+            Ok(there) if there.kind == kind => return self.attributes(dir, Some(&entry.name), entry),
             Ok(_) => dir.unlink(&entry.name).on(what, &shown)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e).on(what, &shown),
@@ -240,6 +243,7 @@ impl Work<'_> {
         let Some(stored) = &entry.stored else { return Ok(()) };
         let shown = String::from_utf8_lossy(&entry.name);
         if stands(dir, entry, stored, buffer).on("comparing", &shown)? {
+            self.attributes(dir, Some(&entry.name), entry)?;
             self.tally.already.fetch_add(1, Ordering::Relaxed);
             (self.seen)(entry.meta.size);
             return Ok(());
@@ -274,23 +278,36 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Owner, attributes, mode and times, in an order in which none undoes or forbids another.
+    /// Owner, attributes, mode and times, in an order in which none undoes or forbids another. What stands already gets them too:
+    /// another user may have begun.
     fn attributes(&self, dir: &dyn Dir, name: Option<&[u8]>, entry: &Entry) -> Result<()> {
         let shown = String::from_utf8_lossy(&entry.name);
         let what = "setting the attributes of";
         let stat = entry.meta.stat(0);
         let owner = Change { uid: Some(stat.uid), gid: Some(stat.gid), ..Change::default() };
+        let mut perm = stat.perm;
         match dir.change(name, &owner) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 self.tally.owners_lost.fetch_add(1, Ordering::Relaxed);
+                // They would lend the rights of whoever restores.
+                if stat.kind != Kind::Directory {
+                    perm &= !SET_IDS;
+                }
             }
             changed => changed.on(what, &shown)?,
+        }
+        // None is captured that is no such. A manifest can also be made by whoever was let open the volume key, and must
+        // not give capabilities where root restores.
+        if entry.xattrs.iter().any(|(attr, _)| !KEPT_XATTRS.iter().any(|kept| attr.starts_with(kept))) {
+            return Err(SnapshotError::damaged(format!(
+                "the manifest's entry {shown} has an extended attribute that no snapshot holds"
+            )));
         }
         for (attr, value) in &entry.xattrs {
             dir.set_xattr(name, attr, value, XattrMode::Any).on(what, &shown)?;
         }
         if stat.kind != Kind::Symlink {
-            let mode = Change { perm: Some(stat.perm), ..Change::default() };
+            let mode = Change { perm: Some(perm), ..Change::default() };
             dir.change(name, &mode).on(what, &shown)?;
         }
         let (atime, mtime) = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
@@ -408,7 +425,7 @@ fn stands(dir: &dyn Dir, entry: &Entry, stored: &Stored, buffer: &mut [u8]) -> i
     };
     let (is, due) = (file.stat()?, entry.meta.stat(0));
     // Set before the name was given.
-    if (is.size, is.perm, is.mtime) != (due.size, due.perm, due.mtime) {
+    if (is.size, is.mtime) != (due.size, due.mtime) {
         return Ok(false);
     }
     let mut digest = Sha256::new();

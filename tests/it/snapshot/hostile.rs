@@ -2,23 +2,25 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kmsfs::crypto::Secret;
 use kmsfs::kms::KeyService;
 use kmsfs::snapshot::copy::{self, From, Options, Report, To, Way};
-use kmsfs::snapshot::depot::{Depot, DirDepot, Sink};
+use kmsfs::snapshot::depot::{Depot, DirDepot, Sink, descriptor_path, manifest_path};
 use kmsfs::snapshot::descriptor::{Descriptor, Id, Origin};
 use kmsfs::snapshot::dir::SnapshotDir;
-use kmsfs::snapshot::{Result, Snapshot, SnapshotError, catalogue, verify};
+use kmsfs::snapshot::manifest::{Entry, ManifestSink, Records};
+use kmsfs::snapshot::{Opened, Result, Snapshot, SnapshotError, catalogue, restore, verify};
 use kmsfs::volume::disk::Time;
 use kmsfs::volume::epoch::Epoch;
 use kmsfs::volume::header::WrappedKey;
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::keys::{VolumeKey, VolumeKeys, volume_context};
+use rustix::process::Uid;
 
 use super::super::fake::{FakeKms, KEY};
 use super::bed::*;
@@ -113,13 +115,11 @@ fn watched(bed: &Bed, hook: impl Fn(&str, &str) -> Result<()> + Send + Sync + 's
     Arc::new(Watched { inner: bed.depot.clone(), hook })
 }
 
+/// Wraps a volume key of a volume's.
+type Wrap<'a> = dyn Fn(&[u8; 32], &[u8; 16]) -> Vec<WrappedKey> + 'a;
+
 /// The draft of a copy that somebody made beforehand, with a volume key that he knows and that his own KMS key opens.
-fn planted(
-    bed: &Bed,
-    kms: &Arc<FakeKms>,
-    name: &str,
-    wrapped: &dyn Fn(&[u8; 32], &[u8; 16]) -> Vec<WrappedKey>,
-) {
+fn planted(bed: &Bed, name: &str, wrapped: &Wrap) {
     let old = bed.find("s").unwrap().descriptor;
     let (known, id) = ([7; 32], [8; 16]);
     let keys = VolumeKeys::derive(&VolumeKey(Secret::new(known)), id).unwrap();
@@ -144,7 +144,6 @@ fn planted(
         ..old
     };
     draft.sign(&keys).unwrap();
-    let _ = kms;
     bed.depot.put("snapshots/c/copy.json", &draft.encode().unwrap()).unwrap();
 }
 
@@ -160,18 +159,18 @@ fn a_copy_never_goes_on_with_a_volume_key_of_somebody_elses() {
     };
     let ours = kms.arn(KEY);
     // The first names the copy's key and opens nothing.
-    planted(&bed, &kms, "c", &|key, id| {
+    planted(&bed, "c", &|key, id| {
         vec![WrappedKey { key_arn: ours.clone(), ciphertext: vec![1; 40] }, sealed(theirs, key, id)]
     });
     let copied = copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain);
     assert!(matches!(copied, Err(SnapshotError::Refused(_))), "{copied:?}");
-    planted(&bed, &kms, "c", &|key, id| vec![sealed(theirs, key, id)]);
+    planted(&bed, "c", &|key, id| vec![sealed(theirs, key, id)]);
     assert!(matches!(
         copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain),
         Err(SnapshotError::Refused(_))
     ));
     // A draft of another name, and one that is said to keep the old keys.
-    planted(&bed, &kms, "d", &|key, id| vec![sealed(&ours, key, id)]);
+    planted(&bed, "d", &|key, id| vec![sealed(&ours, key, id)]);
     assert!(matches!(
         copy_in(&bed, bed.depot.clone(), "s", &kms, "c", Way::EncryptAgain),
         Err(SnapshotError::Refused(_))
@@ -366,4 +365,91 @@ fn a_damaged_draft_keeps_packs_and_stops_nobody() {
     assert!(copy::abandon(&bed.depot, "c").unwrap());
     assert!(bed.depot.len(&stray).is_err());
     assert_eq!(bed.verify("s").unwrap().damaged, 0);
+}
+
+/// What only root may give away, a user keeps: without the rights that setuid would lend of him.
+#[test]
+fn who_restores_lends_nobody_his_rights() {
+    let bed = filled();
+    let files: Vec<PathBuf> = files_of(&bed.path("vault"));
+    for file in &files {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o6755)).unwrap();
+    }
+    bed.create("s");
+    let owned = |to: &str| {
+        let stats = files_of(&bed.path(to)).into_iter().map(|file| fs::metadata(file).unwrap());
+        let mut found: Vec<_> = stats.map(|stat| (stat.uid(), stat.mode() & 0o7777)).collect();
+        found.dedup();
+        found
+    };
+    bed.restore("s", "root").unwrap();
+    assert_eq!(owned("root"), [(0, 0o6755)]);
+    // As another user, in a directory of his; the threads of the restore inherit it from this one.
+    fs::set_permissions(bed.temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(bed.path("user")).unwrap();
+    for path in ["depot", "user"] {
+        let chown = std::process::Command::new("chown").args(["-R", "65534"]).arg(bed.path(path)).status();
+        assert!(chown.unwrap().success());
+    }
+    let opened = bed.open("s").unwrap();
+    let target = HostDir::open(&bed.path("user")).unwrap();
+    let restored = std::thread::scope(|scope| {
+        let as_user = || {
+            let user = Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(None::<Uid>, user, None::<Uid>).unwrap();
+            restore::restore(&opened, &target, &*bed.kms, 2, &|_| ())
+        };
+        scope.spawn(as_user).join().unwrap()
+    });
+    assert!(restored.unwrap().owners_lost >= 6);
+    assert_eq!(owned("user"), [(65534, 0o755)]);
+    // Root goes on with what a user began.
+    fs::remove_file(bed.path("user/kmsfs.json")).unwrap();
+    fs::write(bed.path("user/.kmsfs/restoring"), opened.descriptor.snapshot_id.to_string()).unwrap();
+    let restored = bed.restore("s", "user").unwrap();
+    assert_eq!((restored.already, restored.owners_lost), (6, 0));
+    assert_eq!(owned("user"), [(0, 0o6755)]);
+}
+
+fn files_of(volume: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(volume).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries
+        .filter(|path| path.symlink_metadata().unwrap().is_file() && path.extension().is_none())
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 6);
+    files
+}
+
+/// The snapshot as somebody else might have made it who was let open the volume key.
+fn forged(bed: &Bed, name: &str, change: &dyn Fn(&mut Entry)) {
+    let Opened { mut descriptor, volume, manifest, .. } = bed.open(name).unwrap();
+    let scratch = HostDir::open(bed.temp.path()).unwrap();
+    let file = scratch.create_file(b"forged", 0o600).unwrap();
+    let (sink, id) = ManifestSink::begin(file, &volume, &*bed.kms, KEY, 1).unwrap();
+    let mut records = Records::new(sink, descriptor.snapshot_id).unwrap();
+    let mut entries = manifest.entries().unwrap();
+    while let Some(mut entry) = entries.next_entry().unwrap() {
+        change(&mut entry);
+        records.push(&entry).unwrap();
+    }
+    records.finish().unwrap().finish().unwrap();
+    descriptor.manifest = id;
+    descriptor.sign(&volume).unwrap();
+    bed.depot.put(&manifest_path(name), &fs::read(bed.path("forged")).unwrap()).unwrap();
+    bed.depot.put(&descriptor_path(name), &descriptor.encode().unwrap()).unwrap();
+}
+
+#[test]
+fn a_forged_manifest_gives_no_capabilities() {
+    let bed = filled();
+    bed.create("s");
+    forged(&bed, "s", &|entry| {
+        if entry.stored.is_some() {
+            entry.xattrs.push((b"trusted.evil".to_vec(), b"x".to_vec()));
+        }
+    });
+    let restored = bed.restore("s", "t");
+    assert!(matches!(restored, Err(SnapshotError::Damaged(_))), "{restored:?}");
+    assert!(!bed.path("t/kmsfs.json").exists());
 }
