@@ -11,6 +11,7 @@ use crate::kms::{FileEvent, KeyService, SnapshotAction};
 use crate::volume::descriptor::{Feature, ListedRecipient};
 use crate::volume::header::WrappedKey;
 use crate::volume::keys::{VolumeId, VolumeKey, VolumeKeys, volume_context};
+use crate::volume::layout::PAGE;
 use crate::volume::recipients::Recipient;
 
 /// Version of the format of snapshots.
@@ -202,7 +203,11 @@ impl Descriptor {
 
     /// Reads JSON. Nothing is authenticated yet; but what is read is sound in itself.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        let not_json = |e: serde_json::Error| SnapshotError::damaged(format!("snapshot.json is none ({e})"));
+        // Its words hold names that stand in the text: those must do nothing to a terminal.
+        let not_json = |e: serde_json::Error| {
+            let why = e.to_string().replace(char::is_control, "?");
+            SnapshotError::damaged(format!("snapshot.json is none ({why})"))
+        };
         // The version first: a later format may have other members.
         #[derive(Deserialize)]
         struct Version {
@@ -232,7 +237,9 @@ impl Descriptor {
         self.listed_recipients()?;
         let texts = [&self.region, &self.account, &self.epoch];
         let origin = self.copied_from.iter().flat_map(|o| [&o.region, &o.account]);
-        let arns = self.keys.iter().flat_map(|k| &k.key_arns);
+        // The volume keys' too, which are outside of the MAC: they are shown, and parts of commands.
+        let sealed = self.volume_keys.iter().map(|key| &key.key_arn);
+        let arns = self.keys.iter().flat_map(|k| &k.key_arns).chain(sealed);
         if !texts.into_iter().chain(origin).chain(arns).all(|text| plain(text)) {
             return Err(SnapshotError::damaged("snapshot.json holds a text that is none of its kind"));
         }
@@ -243,6 +250,12 @@ impl Descriptor {
             .try_for_each(|n| check_name(n))?;
         if self.packs.iter().any(|pack| pack.pages > MAX_PACK_PAGES) {
             return Err(SnapshotError::damaged("snapshot.json names a pack that is too large"));
+        }
+        let Counts { files, directories, others, bytes: _, new_pages } = self.counts;
+        let under_keys = self.keys.iter().try_fold(0u64, |sum, of| sum.checked_add(of.files));
+        let counts = [files, directories, others, under_keys.unwrap_or(u64::MAX)];
+        if counts.iter().any(|count| *count > MAX_ENTRIES) || new_pages > u64::MAX / PAGE {
+            return Err(SnapshotError::damaged("snapshot.json counts more than there can be"));
         }
         Ok(())
     }
@@ -297,6 +310,9 @@ impl Descriptor {
         }
     }
 }
+
+/// More entries than any volume has; sums of so many do not overflow.
+const MAX_ENTRIES: u64 = 1 << 48;
 
 /// The most a pack may hold: 1 TiB.
 pub const MAX_PACK_PAGES: u64 = 1 << 28;
@@ -406,7 +422,39 @@ mod tests {
         assert!(matches!(Descriptor::parse(more.as_bytes()), Err(SnapshotError::Damaged(_))));
     }
 
+    /// Nothing of it is authenticated when it is listed, shown and added up.
+    #[test]
+    fn what_a_descriptor_claims_neither_overflows_nor_reaches_a_terminal() {
+        type Change<'a> = &'a dyn Fn(&mut Descriptor);
+        let sealed = |arn: &str| SealedKey { key_arn: arn.to_owned(), ciphertext: String::new() };
+        let used = |files| KeyUse { key_arns: vec!["a".to_owned()], files };
+        let changes: [Change; 6] = [
+            &|d| d.counts.new_pages = u64::MAX / PAGE + 1,
+            &|d| d.counts.files = u64::MAX,
+            &|d| d.keys = vec![used(u64::MAX), used(1)],
+            &|d| d.keys = vec![used(u64::MAX / 2)],
+            &|d| d.volume_keys = vec![sealed("arn:\u{1b}[2J")],
+            &|d| d.volume_keys = vec![sealed("two words")],
+        ];
+        Descriptor::parse(&sample().encode().unwrap()).unwrap();
+        for (nth, change) in changes.into_iter().enumerate() {
+            let mut descriptor = sample();
+            change(&mut descriptor);
+            let read = Descriptor::parse(&descriptor.encode().unwrap());
+            assert!(matches!(read, Err(SnapshotError::Damaged(_))), "change {nth}");
+        }
+        let text = String::from_utf8(sample().encode().unwrap()).unwrap();
+        let more = text.replace("\"format\": 1", "\"format\": 1, \"\\u001b[2J\": 1");
+        let told = Descriptor::parse(more.as_bytes()).unwrap_err().to_string();
+        assert!(told.contains("[2J") && !told.contains(char::is_control), "{told:?}");
+    }
+
     proptest! {
+        #[test]
+        fn any_bytes_are_refused_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            prop_assert!(Descriptor::parse(&bytes).is_err());
+        }
+
         /// Every change of a byte is refused, or changes nothing, or only what the MAC leaves out.
         #[test]
         fn a_changed_byte_never_passes(at in 0usize..1400, to in any::<u8>()) {
