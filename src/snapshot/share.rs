@@ -38,6 +38,13 @@ impl Sharing {
         let mut key_arns: Vec<_> = volume_key.into_iter().chain(files).collect();
         key_arns.sort();
         key_arns.dedup();
+        // Anybody who can write to the volume's directory can have written a name into a header; these become parts of commands.
+        let plain = |arn: &String| arn.bytes().all(|b| b.is_ascii_alphanumeric() || b":/_-".contains(&b));
+        if let Some(bad) = key_arns.iter().find(|arn| !plain(arn)) {
+            return Err(SnapshotError::damaged(format!(
+                "the snapshot names the KMS key {bad:?}, which is no key's ARN: it was put into a file's header or snapshot.json"
+            )));
+        }
         let volume_id = snapshot.volume_id.to_string();
         // One statement for a volume and an account: all its snapshots are under the same context.
         let sid = format!("KmsfsVolume{}For{account}", &volume_id[..16]);
@@ -150,6 +157,14 @@ mod tests {
         assert_eq!((statements.len(), &statements[0]["Sid"]), (2, &json!("own")));
         assert_eq!(statements[1]["Principal"]["AWS"], role);
         assert!(sharing.add_to("{}", root).is_err());
+        for bad in ["arn:aws:kms:us-east-1:111111111111:key/$(id)", "a;b", "a'b", "a b"] {
+            let key = KeyUse { key_arns: vec![bad.to_owned()], files: 1 };
+            let snapshot = Descriptor { keys: vec![key], ..snapshot() };
+            assert!(
+                matches!(Sharing::new(&snapshot, "222222222222"), Err(SnapshotError::Damaged(_))),
+                "{bad}"
+            );
+        }
         assert!(matches!(Sharing::new(&snapshot(), "111111111111"), Err(SnapshotError::Refused(_))));
     }
 }
