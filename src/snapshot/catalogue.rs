@@ -66,7 +66,18 @@ impl Snapshot {
     pub fn manifest(&self, volume: &VolumeKeys, service: &dyn KeyService) -> Result<Manifest> {
         self.descriptor.verify(volume)?;
         let path = manifest_path(&self.descriptor.name);
-        Manifest::open(DepotFile::open(self.depot.clone(), path)?, &self.descriptor, volume, service)
+        let file = DepotFile::open(self.depot.clone(), path).map_err(|error| match error {
+            // There is a descriptor, so there was one.
+            error if error.is_not_found() => {
+                let Descriptor { name, .. } = &self.descriptor;
+                SnapshotError::damaged(format!(
+                    "the manifest of {name:?} is missing in {}",
+                    self.depot.location()
+                ))
+            }
+            error => error,
+        })?;
+        Manifest::open(file, &self.descriptor, volume, service)
     }
 }
 

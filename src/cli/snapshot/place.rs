@@ -1,6 +1,7 @@
 //! Where a snapshot is, as it is named on the command line.
 
 use std::env;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -142,6 +143,8 @@ pub fn failed(error: SnapshotError) -> CliError {
         SnapshotError::Damaged(_) | SnapshotError::Volume(VolumeError::Damaged { .. }) => {
             CliError::Tampered(error.to_string())
         }
+        // What a stream met, and could tell as an error of reading only.
+        SnapshotError::Depot { ref source, .. } if is_damage(source) => CliError::Tampered(error.to_string()),
         SnapshotError::NotFound { .. }
         | SnapshotError::Exists(_)
         | SnapshotError::BadName(_)
@@ -151,4 +154,9 @@ pub fn failed(error: SnapshotError) -> CliError {
         | SnapshotError::Volume(_)
         | SnapshotError::Crypto(_) => CliError::Failed(error.to_string()),
     }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<VolumeError>());
+    matches!(inner, Some(VolumeError::Damaged { .. }))
 }

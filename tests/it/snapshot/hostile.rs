@@ -453,3 +453,34 @@ fn a_forged_manifest_gives_no_capabilities() {
     assert!(matches!(restored, Err(SnapshotError::Damaged(_))), "{restored:?}");
     assert!(!bed.path("t/kmsfs.json").exists());
 }
+
+#[test]
+fn a_manifest_that_is_damaged_or_gone_ends_with_code_7() {
+    let bed = crate::mounted::bed::Bed::mounted();
+    for n in 0..40 {
+        fs::write(bed.plain(format!("f{n}")), noise(n, 5000)).unwrap();
+    }
+    bed.unmount();
+    bed.run(["snapshot", "create", "vault", "--name", "s", "--to", "depot"]);
+    let path = bed.dir().join("depot/snapshots/s/manifest");
+    let good = fs::read(&path).unwrap();
+    assert!(good.len() > 3 * 4096);
+    let refused = |what: &str| {
+        for verb in [&["verify"][..], &["inspect", "--files"], &["restore"]] {
+            let args = [&["snapshot"][..], verb, &["s", "--in", "depot"]].concat();
+            let args = if verb[0] == "restore" { [&args[..], &["target"]].concat() } else { args };
+            let (code, text) = bed.refused_with(args);
+            assert_eq!(code, 7, "{what}, {verb:?}: {text}");
+        }
+    };
+    let mut bad = good.clone();
+    bad[2 * 4096 + 100] ^= 1;
+    fs::write(&path, &bad).unwrap();
+    refused("changed");
+    fs::write(&path, &good[..2 * 4096]).unwrap();
+    refused("cut");
+    fs::remove_file(&path).unwrap();
+    refused("missing");
+    fs::write(&path, &good).unwrap();
+    bed.run(["snapshot", "verify", "s", "--in", "depot"]);
+}
