@@ -30,6 +30,8 @@ where
 fn answered(region: &str, code: &str, text: &str, status: u16) -> Failed {
     // "com.amazonaws...#Name" in some protocols.
     let code = code.rsplit('#').next().unwrap_or(code);
+    // They go into the log and onto terminals.
+    let (code, text) = (&*plain(code, LONGEST_NAME), &*plain(text, LONGEST_TEXT));
     let kind = kind_of(code, text);
     let (kind, text) = match kind {
         Some(kind) if kind.name() == code => (kind, text.to_owned()),
@@ -45,12 +47,21 @@ fn answered(region: &str, code: &str, text: &str, status: u16) -> Failed {
     Failed { error, code: code.to_owned() }
 }
 
+/// Characters of an error's name, and of its words.
+const LONGEST_NAME: usize = 128;
+const LONGEST_TEXT: usize = 1024;
+
+/// The beginning of a text of the other end, with nothing that a terminal obeys.
+pub(super) fn plain(text: &str, longest: usize) -> String {
+    text.chars().take(longest).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// No answer, or none that could be read.
 fn unanswered<E>(region: &str, error: &SdkError<E, Response>) -> Failed
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let why = reasons(error);
+    let why = plain(&reasons(error), LONGEST_TEXT);
     // Its type is not to be named from here; its words are.
     let (kind, message) = if why.contains(PLAIN_HTTP) {
         (KmsErrorKind::Validation, format!("AWS KMS in {region} was not asked: {PLAIN_HTTP}"))

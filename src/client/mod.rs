@@ -14,13 +14,17 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_kms::Client;
-use aws_sdk_kms::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_kms::config::interceptors::{
+    BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextRef,
+};
 use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_kms::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::RequestId;
 use aws_sdk_kms::operation::generate_data_key::{GenerateDataKeyError, GenerateDataKeyOutput};
 use aws_sdk_kms::primitives::Blob;
+use aws_smithy_types::body::SdkBody;
+use http_body_util::Limited;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
@@ -40,6 +44,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const READ: Duration = Duration::from_secs(5);
 const ATTEMPT: Duration = Duration::from_secs(6);
 const OPERATION: Duration = Duration::from_secs(15);
+/// Bytes of an answer; those of AWS KMS to these operations have less than 20,000. What is longer is not read.
+const LONGEST_ANSWER: usize = 256 << 10;
 
 type Response = aws_sdk_kms::config::http::HttpResponse;
 
@@ -168,13 +174,35 @@ impl AwsKms {
         KmsError::at_aws(KmsErrorKind::DependencyTimeout, message)
     }
 
-    fn data_key(&self, answer: GenerateDataKeyOutput) -> Result<DataKey, KmsError> {
+    /// The key that an answer names. It becomes part of headers and descriptors, so it must be an ARN, and if a key was asked for
+    /// by its ARN, that one: under another name nothing would find it again.
+    fn answered(
+        &self,
+        operation: &str,
+        asked: Option<&str>,
+        named: Option<String>,
+        member: &str,
+    ) -> Result<String, KmsError> {
+        let named = named.filter(|named| is_arn(named)).ok_or_else(|| self.missing(operation, member))?;
+        match asked.filter(|asked| asked.starts_with("arn:") && asked.contains(":key/")) {
+            Some(asked) if asked != named => {
+                let region = &self.region;
+                let message = format!(
+                    "AWS KMS in {region} answered {operation} under {asked} as if it were under {named}"
+                );
+                Err(KmsError::at_aws(KmsErrorKind::DependencyTimeout, message))
+            }
+            _ => Ok(named),
+        }
+    }
+
+    fn data_key(&self, asked: &str, answer: GenerateDataKeyOutput) -> Result<DataKey, KmsError> {
         let missing = |member| self.missing("GenerateDataKey", member);
         let plaintext = answer.plaintext.map(|blob| SecretVec::new(blob.into_inner()));
         let plaintext = plaintext.filter(|key| key.expose().len() == DATA_KEY_LEN as usize);
         Ok(DataKey {
             plaintext: plaintext.ok_or_else(|| missing("a key of 32 bytes"))?,
-            key_arn: answer.key_id.ok_or_else(|| missing("KeyId"))?,
+            key_arn: self.answered("GenerateDataKey", Some(asked), answer.key_id, "KeyId")?,
             ciphertext: answer.ciphertext_blob.ok_or_else(|| missing("CiphertextBlob"))?.into_inner(),
         })
     }
@@ -188,16 +216,23 @@ impl Drop for AwsKms {
     }
 }
 
-/// Puts what an answer names into its record.
+/// Puts what an answer names into its record; what is no name is not worth a place there.
 fn note(record: &mut RemoteCall, (arns, material): (Vec<Option<&str>>, Option<&str>)) {
-    let arns: Vec<String> = arns.into_iter().flatten().map(str::to_owned).collect();
+    let arns: Vec<String> = arns.into_iter().flatten().filter(|arn| is_arn(arn)).map(str::to_owned).collect();
     if !arns.is_empty() {
         record.key_arns = arns;
     }
-    record.key_material_id = material.map(str::to_owned);
+    let is_id = |id: &&str| id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric());
+    record.key_material_id = material.filter(is_id).map(str::to_owned);
 }
 
-/// Counts how often a call is sent, and sends none where others could read plaintext keys.
+/// As AWS limits them, and as descriptors take them.
+fn is_arn(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+    text.starts_with("arn:") && text.len() <= 2048 && text.bytes().all(plain)
+}
+
+/// Counts how often a call is sent, and sends none where others could read plaintext keys. Reads no endless answers.
 #[derive(Debug, Clone, Default)]
 struct Attempts(Arc<AtomicU32>);
 
@@ -218,6 +253,19 @@ impl Intercept for Attempts {
             return Err(PLAIN_HTTP.into());
         }
         self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The head is there by now, and nothing behind it was read.
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let body = context.response_mut().body_mut();
+        let whole = std::mem::replace(body, SdkBody::taken());
+        *body = SdkBody::from_body_1_x(Limited::new(whole, LONGEST_ANSWER));
         Ok(())
     }
 }
@@ -265,7 +313,7 @@ impl KeyService for AwsKms {
         let attempts = Attempts::default();
         let call = generate(self.client.clone(), key_id.to_owned(), context.clone(), attempts.clone());
         let answer = self.call(record, &attempts, call, |a| (vec![a.key_id()], a.key_material_id()))?;
-        self.data_key(answer)
+        self.data_key(key_id, answer)
     }
 
     /// As many calls, some at once; one transaction of the log.
@@ -316,7 +364,7 @@ impl KeyService for AwsKms {
             }
             // The last one brings the others into the log's store too.
             self.ledger.record(FileEvent::RemoteCall(record), n + 1 == count)?;
-            made.push(answer.and_then(|answer| self.data_key(answer)));
+            made.push(answer.and_then(|answer| self.data_key(key_id, answer)));
         }
         made.into_iter().collect()
     }
@@ -336,7 +384,7 @@ impl KeyService for AwsKms {
         let answer = self.call(record, &attempts, call, |a| (vec![a.key_id()], None))?;
         let missing = |member| self.missing("Encrypt", member);
         Ok(Encrypted {
-            key_arn: answer.key_id.ok_or_else(|| missing("KeyId"))?,
+            key_arn: self.answered("Encrypt", Some(key_id), answer.key_id, "KeyId")?,
             ciphertext: answer.ciphertext_blob.ok_or_else(|| missing("CiphertextBlob"))?.into_inner(),
         })
     }
@@ -358,7 +406,7 @@ impl KeyService for AwsKms {
         let plaintext = answer.plaintext.map(|blob| SecretVec::new(blob.into_inner()));
         Ok(Decrypted {
             plaintext: plaintext.ok_or_else(|| missing("Plaintext"))?,
-            key_arn: answer.key_id.ok_or_else(|| missing("KeyId"))?,
+            key_arn: self.answered("Decrypt", key_id, answer.key_id, "KeyId")?,
             key_material_id: answer.key_material_id,
         })
     }
@@ -384,8 +432,8 @@ impl KeyService for AwsKms {
         })?;
         let missing = |member| self.missing("ReEncrypt", member);
         Ok(ReEncrypted {
-            source_key_arn: answer.source_key_id.ok_or_else(|| missing("SourceKeyId"))?,
-            key_arn: answer.key_id.ok_or_else(|| missing("KeyId"))?,
+            source_key_arn: self.answered("ReEncrypt", None, answer.source_key_id, "SourceKeyId")?,
+            key_arn: self.answered("ReEncrypt", Some(destination_key_id), answer.key_id, "KeyId")?,
             ciphertext: answer.ciphertext_blob.ok_or_else(|| missing("CiphertextBlob"))?.into_inner(),
         })
     }
@@ -399,10 +447,11 @@ impl KeyService for AwsKms {
             self.call(record, &attempts, call, |a| (vec![a.key_metadata().and_then(|key| key.arn())], None))?;
         let missing = |member| self.missing("DescribeKey", member);
         let key = answer.key_metadata.ok_or_else(|| missing("KeyMetadata"))?;
-        let key_arn = key.arn.ok_or_else(|| missing("Arn"))?;
+        let key_arn = self.answered("DescribeKey", Some(key_id), key.arn, "Arn")?;
         let state = key.key_state.ok_or_else(|| missing("KeyState"))?;
         let state = state_of(state.as_str()).ok_or_else(|| {
-            let message = format!("{key_arn} cannot be used now: its state is {}", state.as_str());
+            let message =
+                format!("{key_arn} cannot be used now: its state is {}", error::plain(state.as_str(), 64));
             KmsError::at_aws(KmsErrorKind::DependencyTimeout, message)
         })?;
         // The fourth part of an ARN.

@@ -25,7 +25,7 @@ struct Line {
     client: AwsKms,
 }
 
-fn config(id: &str, secret: &str, region: &str) -> aws_config::ConfigLoader {
+pub fn config(id: &str, secret: &str, region: &str) -> aws_config::ConfigLoader {
     // No file and no variable of this machine counts: what the loader would look for is given.
     let credentials = SharedCredentialsProvider::new(Credentials::new(id, secret, None, None, "test"));
     aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -40,7 +40,7 @@ fn config(id: &str, secret: &str, region: &str) -> aws_config::ConfigLoader {
         )
 }
 
-fn load(loader: aws_config::ConfigLoader) -> SdkConfig {
+pub fn load(loader: aws_config::ConfigLoader) -> SdkConfig {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(loader.load())
 }
@@ -83,7 +83,7 @@ impl Line {
     }
 }
 
-fn context(value: &str) -> EncryptionContext {
+pub fn context(value: &str) -> EncryptionContext {
     [("kmsfs:file".to_owned(), value.to_owned())].into()
 }
 

@@ -2,6 +2,7 @@
 //! second server that others wrote.
 
 mod calls;
+mod hostile;
 mod killed;
 mod outage;
 mod proxy;
