@@ -14,7 +14,7 @@ use super::error::{On, Result, SnapshotError};
 use super::manifest::Stored;
 use crate::crypto::mac::{self, Sha256};
 use crate::kms::{KeyService, Ledger};
-use crate::volume::disk::{Dir, Kind};
+use crate::volume::disk::{Dir, Kind, RawEntry};
 use crate::volume::keys::VolumeKeys;
 use crate::volume::layout::{BLOCK, PAGE, size_of_stat, whole_blocks};
 use crate::volume::names::{DIR_ID, DirId, EntryClass, classify, long_name_link, parse_dir_id};
@@ -137,7 +137,7 @@ pub fn verify_deep(
     let options = VolumeOptions { read_only: true, pool: 0, ..VolumeOptions::default() };
     let volume = Volume::open(tree, service, ledger, options)?;
     let mut deep = Deep { volume, found: Verified::default(), buffer: vec![0; CHUNK], seen };
-    deep.directory(ROOT, "")?;
+    deep.tree()?;
     Ok(deep.found)
 }
 
@@ -148,36 +148,73 @@ struct Deep<'a> {
     seen: &'a dyn Fn(u64),
 }
 
+/// A directory whose entries are being looked at.
+struct Level {
+    node: u64,
+    handle: u64,
+    path: String,
+    offset: u64,
+    /// The last first.
+    names: Vec<Vec<u8>>,
+}
+
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
 
 impl Deep<'_> {
-    fn directory(&mut self, node: u64, path: &str) -> Result<()> {
-        let handle = self.volume.open_dir(node)?;
-        let mut offset = 0;
-        loop {
-            let mut entries = Vec::new();
-            let listed = self.volume.read_dir(handle, offset, &mut |entry| {
-                entries.push(entry.clone());
-                entries.len() < 512
-            });
-            if let Err(error) = listed {
-                self.tell(path, error)?;
-                break;
-            }
-            let Some(last) = entries.last() else { break };
-            offset = last.next_offset;
-            for entry in &entries {
-                if entry.name == b"." || entry.name == b".." {
-                    continue;
-                }
-                let path = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
-                if let Err(error) = self.entry(node, &entry.name, &path) {
-                    self.tell(&path, error)?;
-                }
+    /// All that is below the root. Not by calling itself: whoever uses the volume decides how deep a tree is, and a stack is small.
+    fn tree(&mut self) -> Result<()> {
+        let mut levels = vec![self.enter(ROOT, String::new())?];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = self.next_name(level)? else {
+                self.volume.release_dir(level.handle);
+                self.volume.forget(level.node, u64::from(level.node != ROOT));
+                levels.pop();
+                continue;
+            };
+            let path = format!("{}/{}", level.path, String::from_utf8_lossy(&name));
+            let entered = match self.entry(level.node, &name) {
+                Ok(Some(node)) => self.enter(node, path.clone()).map(Some),
+                done => done.map(|_| None),
+            };
+            match entered {
+                Ok(below) => levels.extend(below),
+                Err(error) => self.tell(&path, error)?,
             }
         }
-        self.volume.release_dir(handle);
         Ok(())
+    }
+
+    fn enter(&mut self, node: u64, path: String) -> Result<Level> {
+        let handle = self.volume.open_dir(node).inspect_err(|_| {
+            self.volume.forget(node, u64::from(node != ROOT));
+        })?;
+        Ok(Level { node, handle, path, offset: 0, names: Vec::new() })
+    }
+
+    /// The next name of a directory; None behind the last. What cannot be listed is damage.
+    fn next_name(&mut self, level: &mut Level) -> Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(name) = level.names.pop() {
+                return Ok(Some(name));
+            }
+            let mut last = None;
+            let listed = self.volume.read_dir(level.handle, level.offset, &mut |entry| {
+                last = Some(entry.next_offset);
+                if entry.name != b"." && entry.name != b".." {
+                    level.names.push(entry.name.clone());
+                }
+                level.names.len() < 512
+            });
+            level.names.reverse();
+            match (listed, last) {
+                (Err(error), _) => {
+                    self.tell(&level.path, error)?;
+                    return Ok(None);
+                }
+                (Ok(_), None) => return Ok(None),
+                (Ok(_), Some(last)) => level.offset = last,
+            }
+        }
     }
 
     /// Damage is counted; a refusal of the key service ends it.
@@ -192,16 +229,17 @@ impl Deep<'_> {
         }
     }
 
-    fn entry(&mut self, parent: u64, name: &[u8], path: &str) -> Result<()> {
+    /// One entry. The node of a directory, which is kept: its entries are to follow.
+    fn entry(&mut self, parent: u64, name: &[u8]) -> Result<Option<u64>> {
         let attr = self.volume.lookup(parent, name)?;
         let done = match attr.stat.kind {
-            Kind::Directory => self.directory(attr.node, path),
+            Kind::Directory => return Ok(Some(attr.node)),
             Kind::File => self.file(attr.node, attr.stat.size),
             Kind::Symlink => self.volume.readlink(attr.node).map(drop).map_err(Into::into),
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => Ok(()),
         };
         self.volume.forget(attr.node, 1);
-        done
+        done.map(|()| None)
     }
 
     fn file(&mut self, node: u64, size: u64) -> Result<()> {
@@ -249,29 +287,13 @@ pub fn list_files(
     volume: &VolumeKeys,
     tell: &mut dyn FnMut(Listed) -> Result<()>,
 ) -> Result<()> {
-    below(tree, volume, "", tell)
-}
-
-fn below(
-    dir: &Arc<dyn Dir>,
-    volume: &VolumeKeys,
-    above: &str,
-    tell: &mut dyn FnMut(Listed) -> Result<()>,
-) -> Result<()> {
-    let id: DirId = parse_dir_id(&dir.readlink(DIR_ID).on("reading the id of", above)?)?;
-    let mut found = Vec::new();
-    for entry in dir.entries().on("listing", above)? {
-        let full = match classify(&entry.name) {
-            EntryClass::Name => entry.name.clone(),
-            EntryClass::Long => {
-                dir.readlink(&long_name_link(&entry.name)).on("reading a long name in", above)?
-            }
-            EntryClass::LongName | EntryClass::Temporary | EntryClass::Reserved => continue,
+    // Not by calling itself: see above.
+    let mut levels = vec![(tree.clone(), String::new(), names_of(tree, volume, "")?)];
+    while let Some((dir, above, names)) = levels.last_mut() {
+        let Some((name, entry)) = names.pop() else {
+            levels.pop();
+            continue;
         };
-        found.push((volume.decode_name(&id, &full)?, entry));
-    }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    for (name, entry) in found {
         let path = format!("{above}/{}", String::from_utf8_lossy(&name));
         let stat = dir.stat_at(&entry.name).on("looking at", &path)?;
         let (kind, size) = match entry.kind {
@@ -286,8 +308,28 @@ fn below(
         let digest = dir.as_any().downcast_ref::<SnapshotDir>().and_then(|dir| dir.digest(&entry.name));
         tell(Listed { path: path.clone(), kind, size, digest: digest.map(hex::encode) })?;
         if entry.kind == Kind::Directory {
-            below(&dir.open_dir(&entry.name).on("opening", &path)?, volume, &path, tell)?;
+            let inner = dir.open_dir(&entry.name).on("opening", &path)?;
+            let names = names_of(&inner, volume, &path)?;
+            levels.push((inner, path, names));
         }
     }
     Ok(())
+}
+
+/// The true names of a directory's entries, with these; the last first.
+fn names_of(dir: &Arc<dyn Dir>, volume: &VolumeKeys, path: &str) -> Result<Vec<(Vec<u8>, RawEntry)>> {
+    let id: DirId = parse_dir_id(&dir.readlink(DIR_ID).on("reading the id of", path)?)?;
+    let mut found = Vec::new();
+    for entry in dir.entries().on("listing", path)? {
+        let full = match classify(&entry.name) {
+            EntryClass::Name => entry.name.clone(),
+            EntryClass::Long => {
+                dir.readlink(&long_name_link(&entry.name)).on("reading a long name in", path)?
+            }
+            EntryClass::LongName | EntryClass::Temporary | EntryClass::Reserved => continue,
+        };
+        found.push((volume.decode_name(&id, &full)?, entry));
+    }
+    found.sort_by(|a, b| b.0.cmp(&a.0));
+    Ok(found)
 }

@@ -15,6 +15,7 @@ use kmsfs::snapshot::descriptor::{Descriptor, Id, Origin};
 use kmsfs::snapshot::dir::SnapshotDir;
 use kmsfs::snapshot::manifest::{Entry, ManifestSink, Records};
 use kmsfs::snapshot::{Opened, Result, Snapshot, SnapshotError, catalogue, restore, verify};
+use kmsfs::volume::ROOT;
 use kmsfs::volume::disk::Time;
 use kmsfs::volume::epoch::Epoch;
 use kmsfs::volume::header::WrappedKey;
@@ -483,4 +484,36 @@ fn a_manifest_that_is_damaged_or_gone_ends_with_code_7() {
     refused("missing");
     fs::write(&path, &good).unwrap();
     bed.run(["snapshot", "verify", "s", "--in", "depot"]);
+}
+
+/// Whoever uses a volume decides how deep its trees are. A snapshot holds 4096 levels, and the stack of a thread far fewer calls.
+#[test]
+fn deep_trees_are_looked_through_on_a_small_stack() {
+    let bed = filled();
+    let volume = bed.volume();
+    let mut dir = ROOT;
+    for _ in 0..300 {
+        dir = volume.mkdir(ME, dir, b"d", 0o755).unwrap().node;
+    }
+    let (_, handle) = volume.create(ME, dir, b"deep", 0o644, WRITE).unwrap();
+    volume.write(handle, 0, b"content", false).unwrap();
+    volume.release(handle).unwrap();
+    volume.close().unwrap();
+    bed.create("s");
+    let small = std::thread::Builder::new().stack_size(256 << 10);
+    let (tree, kms, keys) = (bed.tree("s"), bed.kms.clone(), bed.open("s").unwrap().volume);
+    let looked = small.spawn(move || {
+        let deep = verify::verify_deep(tree.clone(), kms.clone(), kms, &|_| ()).unwrap();
+        assert_eq!((deep.damaged, deep.files), (0, 7), "{:?}", deep.first);
+        let mut told = Vec::new();
+        verify::list_files(&tree, &keys, &mut |file| {
+            told.push(file.path);
+            Ok(())
+        })
+        .unwrap();
+        told
+    });
+    let told = looked.unwrap().join().unwrap();
+    assert_eq!(told.len(), 307);
+    assert!(told.is_sorted() && told[299] == "/d".repeat(300) && told[300] == "/d".repeat(300) + "/deep");
 }
