@@ -33,6 +33,9 @@ pub struct Opened {
     pub volume: VolumeKeys,
     /// Its tree.
     pub manifest: Manifest,
+    /// ARN of the KMS key that opened its volume key. Whoever has a key that one may decrypt with can make a snapshot that is
+    /// authentic under it, whatever names and ids he gives it.
+    pub opened_by: String,
 }
 
 impl Snapshot {
@@ -57,9 +60,9 @@ impl Snapshot {
 
     /// Opens the volume key and the manifest's data key (two Decrypts) and authenticates the descriptor.
     pub fn open(self, service: &dyn KeyService) -> Result<Opened> {
-        let volume = self.descriptor.unlock(service)?;
+        let (volume, opened_by) = self.descriptor.unlock_by(service)?;
         let manifest = self.manifest(&volume, service)?;
-        Ok(Opened { depot: self.depot, descriptor: self.descriptor, volume, manifest })
+        Ok(Opened { depot: self.depot, descriptor: self.descriptor, volume, manifest, opened_by })
     }
 
     /// Authenticates the descriptor and opens the manifest, where the volume's keys are at hand.

@@ -295,9 +295,14 @@ impl Descriptor {
 
     /// Opens the volume key, with one Decrypt, and checks the MAC under it.
     pub fn unlock(&self, service: &dyn KeyService) -> Result<VolumeKeys> {
-        let keys = open_volume_key(service, &self.volume_id.0, &self.wrapped_keys()?)?;
+        self.unlock_by(service).map(|(keys, _)| keys)
+    }
+
+    /// The same, with the ARN of the KMS key that opened it: that alone tells whose snapshot it is.
+    pub fn unlock_by(&self, service: &dyn KeyService) -> Result<(VolumeKeys, String)> {
+        let (keys, key_arn) = first_that_opens(service, &self.volume_id.0, &self.wrapped_keys()?)?;
         self.verify(&keys)?;
-        Ok(keys)
+        Ok((keys, key_arn))
     }
 
     /// The event of something that is done with it.
@@ -323,13 +328,22 @@ pub fn open_volume_key(
     volume: &VolumeId,
     wrapped: &[WrappedKey],
 ) -> Result<VolumeKeys> {
+    first_that_opens(service, volume, wrapped).map(|(keys, _)| keys)
+}
+
+/// It, and the KMS key that the key service says it is under.
+fn first_that_opens(
+    service: &dyn KeyService,
+    volume: &VolumeId,
+    wrapped: &[WrappedKey],
+) -> Result<(VolumeKeys, String)> {
     let context = volume_context(volume);
     let mut refusal = None;
     for key in wrapped {
         match service.decrypt(Some(&key.key_arn), &key.ciphertext, &context) {
             Ok(opened) => {
                 let key = VolumeKey(Secret::from_slice(opened.plaintext.expose())?);
-                return Ok(VolumeKeys::derive(&key, *volume)?);
+                return Ok((VolumeKeys::derive(&key, *volume)?, opened.key_arn));
             }
             Err(error) => refusal = refusal.or(Some(error)),
         }

@@ -60,7 +60,7 @@ fn hash(name: &[u8]) -> u32 {
 impl SnapshotDir {
     /// The root. Reads the manifest once, for an index.
     pub fn open(snapshot: Opened) -> Result<Arc<dyn Dir>> {
-        let Opened { depot, descriptor, volume, manifest } = snapshot;
+        let Opened { depot, descriptor, volume, manifest, .. } = snapshot;
         let own = [volume_json(&descriptor, &volume)?, marker(&descriptor)?];
         let mut offsets = Vec::new();
         let mut lists: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();

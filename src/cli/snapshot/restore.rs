@@ -8,10 +8,11 @@ use super::super::global::Global;
 use super::super::{daemon, known, output};
 use super::common::{self, progress, size, threads};
 use super::place::{Named, failed};
+use crate::snapshot::descriptor::Descriptor;
 use crate::snapshot::dir::SnapshotDir;
 use crate::snapshot::restore;
 use crate::snapshot::verify::{self, Verified};
-use crate::snapshot::{Snapshot, catalogue};
+use crate::snapshot::{Opened, Snapshot, catalogue};
 use crate::volume::host::HostDir;
 
 /// Makes a volume of a snapshot: the encrypted directory, as it was
@@ -58,14 +59,47 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
             done.owners_lost
         ));
     }
+    let whose = Whose::of(&opened);
     if args.json {
-        return output::json(&done);
+        let mut value = serde_json::json!(done);
+        if let (Some(members), serde_json::Value::Object(more)) =
+            (value.as_object_mut(), serde_json::json!(whose))
+        {
+            members.extend(more);
+        }
+        return output::json(&value);
     }
-    output::facts(&[
+    let mut facts = vec![
         ("volume", args.target.display().to_string()),
         ("files restored", done.files.to_string()),
         ("there already", done.already.to_string()),
-    ])
+    ];
+    facts.extend(whose.facts());
+    output::facts(&facts)
+}
+
+/// What tells one snapshot from another that somebody put in its place: its id, and the KMS key by which it is authentic.
+#[derive(serde::Serialize)]
+struct Whose {
+    snapshot_id: String,
+    volume_id: String,
+    opened_by: String,
+}
+
+impl Whose {
+    fn of(opened: &Opened) -> Self {
+        let Descriptor { snapshot_id, volume_id, .. } = &opened.descriptor;
+        let opened_by = opened.opened_by.clone();
+        Self { snapshot_id: snapshot_id.to_string(), volume_id: volume_id.to_string(), opened_by }
+    }
+
+    fn facts(&self) -> [(&'static str, String); 3] {
+        [
+            ("snapshot id", self.snapshot_id.clone()),
+            ("volume id", self.volume_id.clone()),
+            ("opened by", self.opened_by.clone()),
+        ]
+    }
 }
 
 /// Compares a snapshot with what was captured: descriptor, manifest, every page
@@ -94,6 +128,7 @@ pub fn verify(global: &Global, args: &VerifyArgs) -> Result<()> {
     let snapshot = Snapshot::find(place.depot, &place.name).map_err(failed)?;
     let service = common::service_of(global, &snapshot.descriptor)?;
     let opened = common::open(snapshot, &service)?;
+    let whose = Whose::of(&opened);
     let bar = progress(Some(opened.descriptor.counts.files), "files");
     let seen = |_| bar.inc(1);
     let shallow = verify::verify(&opened, threads(args.threads), &seen).map_err(failed)?;
@@ -111,12 +146,12 @@ pub fn verify(global: &Global, args: &VerifyArgs) -> Result<()> {
         (what.to_owned(), format!("{} files, {}", found.files, size(found.bytes)))
     };
     if args.json {
-        output::json(&serde_json::json!({ "pages": shallow, "deep": deep }))?;
+        output::json(&serde_json::json!({ "pages": shallow, "deep": deep, "of": whose }))?;
     } else {
         let mut facts = vec![told("compared", &shallow)];
         facts.extend(deep.as_ref().map(|deep| told("opened", deep)));
-        let facts: Vec<_> = facts.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-        output::facts(&facts)?;
+        let facts = facts.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        output::facts(&facts.chain(whose.facts()).collect::<Vec<_>>())?;
     }
     let all = [Some(shallow), deep];
     let damaged: u64 = all.iter().flatten().map(|found| found.damaged).sum();

@@ -483,7 +483,11 @@ fn a_manifest_that_is_damaged_or_gone_ends_with_code_7() {
     fs::remove_file(&path).unwrap();
     refused("missing");
     fs::write(&path, &good).unwrap();
-    bed.run(["snapshot", "verify", "s", "--in", "depot"]);
+    let told = bed.run(["snapshot", "verify", "s", "--in", "depot"]);
+    assert!(told.contains("opened by") && told.contains("arn:aws:kms:us-east-1:000000000000:key/"), "{told}");
+    let told = bed.run(["snapshot", "restore", "s", "--in", "depot", "target", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert!(told["opened_by"].as_str().unwrap().starts_with("arn:") && told["files"] == 40, "{told}");
 }
 
 /// Whoever uses a volume decides how deep its trees are. A snapshot holds 4096 levels, and the stack of a thread far fewer calls.
@@ -516,4 +520,28 @@ fn deep_trees_are_looked_through_on_a_small_stack() {
     let told = looked.unwrap().join().unwrap();
     assert_eq!(told.len(), 307);
     assert!(told.is_sorted() && told[299] == "/d".repeat(300) && told[300] == "/d".repeat(300) + "/deep");
+}
+
+/// Who writes to a depot can put a snapshot of his own there, authentic by a KMS key of his: that key is what tells.
+#[test]
+fn whose_key_opened_a_snapshot_is_told() {
+    let bed = filled();
+    bed.create("s");
+    let Opened { mut descriptor, opened_by, volume, .. } = bed.open("s").unwrap();
+    assert_eq!(opened_by, bed.kms.arn(KEY));
+    // The names in the list are not authenticated, and the first opens nothing.
+    let theirs = "arn:aws:kms:us-east-1:666666666666:key/theirs";
+    let key = bed.kms.decrypt(
+        None,
+        &descriptor.wrapped_keys().unwrap()[0].ciphertext,
+        &volume_context(&descriptor.volume_id.0),
+    );
+    let key = key.unwrap().plaintext;
+    let made = bed.kms.encrypt(theirs, key.expose(), &volume_context(&descriptor.volume_id.0)).unwrap();
+    let sealed = |key_arn: &str, ciphertext: Vec<u8>| WrappedKey { key_arn: key_arn.to_owned(), ciphertext };
+    descriptor.volume_keys =
+        Descriptor::seal_keys(&[sealed(&opened_by, vec![1; 40]), sealed(theirs, made.ciphertext)]);
+    descriptor.verify(&volume).unwrap();
+    bed.depot.put(&descriptor_path("s"), &descriptor.encode().unwrap()).unwrap();
+    assert_eq!(bed.open("s").unwrap().opened_by, theirs);
 }
