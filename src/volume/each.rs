@@ -1,12 +1,13 @@
 //! Every file of a backing tree, without knowing its names: found by one thread, worked on by several.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 
 use parking_lot::Mutex;
 
-use super::disk::{Dir, Kind};
+use super::disk::{Dir, Kind, RawEntry};
 use super::error::{Attempt, Result, VolumeError};
 use super::names::{EntryClass, classify};
 
@@ -120,6 +121,44 @@ pub(super) fn walk(
 
 pub(super) fn joined(path: &[u8], name: &[u8]) -> Arc<[u8]> {
     if path.is_empty() { name.into() } else { [path, b"/", name].concat().into() }
+}
+
+/// A directory whose entries are being visited, and its name in the one above.
+struct Level {
+    dir: Arc<dyn Dir>,
+    name: Vec<u8>,
+    left: Vec<RawEntry>,
+}
+
+/// What is done with an entry.
+pub(super) type Visit<'a> = dyn FnMut(&dyn Dir, &[u8], Kind) -> io::Result<()> + 'a;
+
+/// Visits an entry and all that is in it, what is in a directory before the directory. Not by calling itself: whoever may make
+/// directories decides how deep a tree is, and a thread's stack is small.
+pub(super) fn upwards(dir: &dyn Dir, name: &[u8], kind: Kind, visit: &mut Visit) -> io::Result<()> {
+    let enter = |dir: Arc<dyn Dir>, name: &[u8]| -> io::Result<Level> {
+        Ok(Level { left: dir.entries()?, dir, name: name.to_vec() })
+    };
+    if kind != Kind::Directory {
+        return visit(dir, name, kind);
+    }
+    let mut levels = vec![enter(dir.open_dir(name)?, name)?];
+    while let Some(level) = levels.last_mut() {
+        match level.left.pop() {
+            Some(entry) if entry.kind == Kind::Directory => {
+                let inner = enter(level.dir.open_dir(&entry.name)?, &entry.name)?;
+                levels.push(inner);
+            }
+            Some(entry) => visit(&*level.dir, &entry.name, entry.kind)?,
+            None => {
+                let name = std::mem::take(&mut level.name);
+                levels.pop();
+                let above = levels.last().map_or(dir, |level| &*level.dir);
+                visit(above, &name, Kind::Directory)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Kept while the files of a directory are worked on.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::core::Core;
 use super::descriptor::PRIVATE_DIR;
 use super::disk::{Dir, Kind, RawEntry, Time};
+use super::each::upwards;
 use super::error::{Attempt, Result, VolumeError};
 use super::files::read_header;
 use super::names::{self, EntryClass, classify};
@@ -18,14 +19,10 @@ pub(super) fn remove_tree(dir: &dyn Dir, entry: &RawEntry) -> Result<()> {
 }
 
 pub(super) fn remove_entry(dir: &dyn Dir, name: &[u8], kind: Kind) -> io::Result<()> {
-    if kind != Kind::Directory {
-        return dir.unlink(name);
-    }
-    let inner = dir.open_dir(name)?;
-    for entry in inner.entries()? {
-        remove_entry(&*inner, &entry.name, entry.kind)?;
-    }
-    dir.rmdir(name)
+    upwards(dir, name, kind, &mut |dir, name, kind| match kind {
+        Kind::Directory => dir.rmdir(name),
+        _ => dir.unlink(name),
+    })
 }
 
 /// What was seen on the way through the tree.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::descriptor::{self, Descriptor, LINKS_DIR};
 use super::disk::{BackingFile, Dir, Kind};
-use super::each::{Failures, each_file};
+use super::each::{Failures, each_file, upwards};
 use super::error::{Attempt, Result, VolumeError};
 use super::header::{FileId, array, is_zero, without_keys};
 use super::layout::PAGE;
@@ -233,23 +233,18 @@ pub(super) fn lose_keys(file: &dyn BackingFile) -> Result<Option<FileId>> {
 /// Removes an entry with all that is in it, and the pieces of long targets that lose their last name. In its place, so that a
 /// cut removal is found again.
 fn remove(dir: &dyn Dir, name: &[u8], kind: Kind, links: &dyn Dir) -> std::io::Result<()> {
-    if kind == Kind::Symlink
-        && dir.stat_at(name)?.nlink == 1
-        && let Ok(target) = dir.readlink(name)
-        && let Some(id) = names::overflow_id(&target)
-    {
-        for index in 0.. {
-            if links.unlink(&overflow_name(id, index)).is_err() {
-                break;
+    upwards(dir, name, kind, &mut |dir, name, kind| {
+        if kind == Kind::Symlink
+            && dir.stat_at(name)?.nlink == 1
+            && let Ok(target) = dir.readlink(name)
+            && let Some(id) = names::overflow_id(&target)
+        {
+            for index in 0.. {
+                if links.unlink(&overflow_name(id, index)).is_err() {
+                    break;
+                }
             }
         }
-    }
-    if kind != Kind::Directory {
-        return dir.unlink(name);
-    }
-    let inner = dir.open_dir(name)?;
-    for entry in inner.entries()? {
-        remove(&*inner, &entry.name, entry.kind, links)?;
-    }
-    dir.rmdir(name)
+        if kind == Kind::Directory { dir.rmdir(name) } else { dir.unlink(name) }
+    })
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::descriptor::LINKS_DIR;
 use super::disk::{Change, Dir, Kind, RawEntry, RenameMode, Stat};
+use super::each::upwards;
 use super::error::{Attempt, Result, VolumeError};
 use super::names::{self, DIR_ID, EntryClass, OVERFLOW_PIECE, StoredName, classify, overflow_name};
 use super::nodes::{Directory, Link, Node};
@@ -18,6 +19,9 @@ use super::recover;
 use super::types::{Attr, Caller, NodeId, OpenMode, ROOT};
 
 const STAT: &str = "asking for an entry's attributes";
+
+/// A directory, or the name of one below it, and the node it has.
+type Waiting = (Arc<dyn Dir>, Option<Vec<u8>>, NodeId);
 
 impl Core {
     /// A node's directory, opened by way of its parents if it is not held open.
@@ -382,47 +386,48 @@ impl Core {
             rename.on_entry(what)
         })?;
         self.drop_long_name(directory, &link.entry);
-        self.lose_below(&*inner, self.nodes.id_of(stat.ino), &mut HashMap::new(), gone)?;
+        self.lose_below(inner, self.nodes.id_of(stat.ino), gone)?;
         Ok(Some(temporary))
     }
 
-    /// What is in a directory is seen by nobody any more. `names` counts those that are left of objects with several.
-    fn lose_below(
-        &self,
-        dir: &dyn Dir,
-        parent: NodeId,
-        names: &mut HashMap<u64, u64>,
-        gone: &mut Vec<NodeId>,
-    ) -> Result<()> {
-        for RawEntry { name: entry, .. } in dir.entries().attempt("listing a directory")? {
-            if !matches!(classify(&entry), EntryClass::Name | EntryClass::Long) {
-                continue;
+    /// What is in a directory is seen by nobody any more. Not by calling itself, as in [`upwards`].
+    fn lose_below(&self, dir: Arc<dyn Dir>, node: NodeId, gone: &mut Vec<NodeId>) -> Result<()> {
+        // How many names are left of objects with several.
+        let mut names: HashMap<u64, u64> = HashMap::new();
+        // Directories that wait are not open, only those above them.
+        let mut waiting: Vec<Waiting> = vec![(dir, None, node)];
+        while let Some((above, name, parent)) = waiting.pop() {
+            let dir = match name {
+                None => above,
+                Some(name) => above.open_dir(&name).on_entry("removing a directory")?,
+            };
+            for RawEntry { name: entry, .. } in dir.entries().attempt("listing a directory")? {
+                if !matches!(classify(&entry), EntryClass::Name | EntryClass::Long) {
+                    continue;
+                }
+                let stat = dir.stat_at(&entry).on_entry(STAT)?;
+                let id = self.nodes.id_of(stat.ino);
+                gone.push(id);
+                let mut last = true;
+                if stat.kind == Kind::Directory {
+                    waiting.push((dir.clone(), Some(entry.clone()), id));
+                } else if stat.nlink > 1 {
+                    let left = names.entry(stat.ino).or_insert(stat.nlink);
+                    *left -= 1;
+                    last = *left == 0;
+                }
+                self.nodes.unlink(&stat, &Link { parent, entry }, last, || Ok(()))?;
             }
-            let stat = dir.stat_at(&entry).on_entry(STAT)?;
-            let id = self.nodes.id_of(stat.ino);
-            gone.push(id);
-            let mut last = true;
-            if stat.kind == Kind::Directory {
-                let inner = dir.open_dir(&entry).on_entry("removing a directory")?;
-                self.lose_below(&*inner, id, names, gone)?;
-            } else if stat.nlink > 1 {
-                let left = names.entry(stat.ino).or_insert(stat.nlink);
-                *left -= 1;
-                last = *left == 0;
-            }
-            self.nodes.unlink(&stat, &Link { parent, entry }, last, || Ok(()))?;
         }
         Ok(())
     }
 
     /// Removes what [`Self::take_out`] has left. Others may be removing it too. Each step goes through the gate.
     pub(super) fn take_apart(&self, dir: &dyn Dir, name: &[u8], kind: Kind) -> io::Result<()> {
-        if kind == Kind::Directory {
-            let inner = dir.open_dir(name)?;
-            for entry in inner.entries()? {
-                self.take_apart(&*inner, &entry.name, entry.kind)?;
-            }
-        }
+        upwards(dir, name, kind, &mut |dir, name, kind| self.take_one(dir, name, kind))
+    }
+
+    fn take_one(&self, dir: &dyn Dir, name: &[u8], kind: Kind) -> io::Result<()> {
         let _change = self.gate.enter();
         let target = match kind {
             Kind::Symlink if dir.stat_at(name)?.nlink == 1 => dir.readlink(name).ok(),

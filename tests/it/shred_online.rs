@@ -12,7 +12,7 @@ use kmsfs::kms::{FileEvent, KeyService};
 use kmsfs::volume::disk::RenameMode;
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::shred::{Forget, Options, Report};
-use kmsfs::volume::{NodeId, ROOT, SetAttr, Volume, VolumeError, VolumeOptions, rewrap};
+use kmsfs::volume::{NodeId, ROOT, SetAttr, Volume, VolumeError, VolumeOptions, rewrap, shred};
 
 use crate::fake::{FakeKms, KEY};
 use crate::handles::{READ, READ_WRITE, Stop};
@@ -421,5 +421,36 @@ fn only_what_is_in_the_tree_is_lost_while_writers_go_on() {
         }
         assert!(files > 20, "{files}");
         volume.close().unwrap();
+    }
+}
+
+/// Whoever may make directories decides how deep a tree is: it must not be its depth that a thread's stack holds.
+#[test]
+fn deep_trees_go_on_a_small_stack() {
+    let fixture = Fixture::new();
+    for online in [true, false] {
+        let volume = fixture.open();
+        let mut dir = ROOT;
+        for _ in 0..300 {
+            dir = volume.mkdir(CALLER, dir, b"d", 0o755).unwrap().node;
+            volume.mkdir(CALLER, dir, b"e", 0o755).unwrap();
+        }
+        let below = volume.stored_path(&[b"d".to_vec()]).unwrap();
+        let small = thread::Builder::new().stack_size(256 << 10);
+        let root = HostDir::open(&fixture.temp.path().join("vault")).unwrap();
+        let report = small.spawn(move || {
+            if online {
+                let report = volume.shred(&below, &OPTIONS, &|| true).0.unwrap();
+                volume.close().unwrap();
+                report
+            } else {
+                volume.close().unwrap();
+                shred::shred(&root, &below, &OPTIONS, None).unwrap()
+            }
+        });
+        assert!(report.unwrap().join().unwrap().removed);
+        let left = fs::read_dir(fixture.temp.path().join("vault")).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(left.into_iter().all(|name| name.contains("kmsfs")), "something is left");
     }
 }
