@@ -21,7 +21,7 @@ const RECORDS: u32 = 1;
 /// A record takes no more: some 8 million extents.
 const MAX_RECORD: usize = 64 << 20;
 /// The deepest tree.
-const MAX_DEPTH: usize = 4096;
+pub(super) const MAX_DEPTH: usize = 4096;
 /// Plaintext that is encrypted, or opened, at once.
 const CHUNK: usize = 64 * BLOCK as usize;
 /// Plaintext after which the disk begins with it.

@@ -10,6 +10,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity}
 
 use super::capture::{Clock, Mode, is_gone, is_past};
 use super::error::{On, Result, SnapshotError};
+use super::manifest::MAX_DEPTH;
 use crate::volume::descriptor::{DESCRIPTOR, LINKS_DIR, PRIVATE_DIR};
 use crate::volume::disk::{Dir, Kind, Stat};
 use crate::volume::names::{EntryClass, classify};
@@ -41,6 +42,20 @@ pub struct Scout<'a> {
 
 /// Of a walk that its reader has ended.
 struct Unheard;
+
+/// An entry, with what stat says of it and whether that is settled.
+type Looked = (Vec<u8>, Stat, bool);
+
+/// A directory that is being walked.
+struct Level {
+    dir: Arc<dyn Dir>,
+    /// Names, with inode numbers, that were not looked at.
+    left: std::vec::IntoIter<(Vec<u8>, u64)>,
+    /// Those that were.
+    looked: std::vec::IntoIter<Looked>,
+    /// What [`Walk::in_private`] is above it.
+    outside: bool,
+}
 
 type Batch = Vec<std::result::Result<Found, SnapshotError>>;
 
@@ -126,19 +141,41 @@ impl Drop for Apart {
 }
 
 impl Walk<'_> {
-    fn below(&mut self, dir: &Arc<dyn Dir>) -> std::result::Result<(), Unheard> {
-        let Some(entries) = self.there(dir.entries(), "listing a directory of")? else { return Ok(()) };
-        let mut entries: Vec<(Vec<u8>, u64)> =
-            entries.into_iter().filter(|e| self.takes(&e.name)).map(|e| (e.name, e.ino)).collect();
-        entries.sort_unstable();
-        let mut entries = entries.into_iter().peekable();
-        while entries.peek().is_some() {
-            let some: Vec<_> = entries.by_ref().take(BATCH).collect();
-            for (name, stat, settled) in self.look(dir, some)? {
-                self.entry(dir, name, stat, settled)?;
+    /// All that is below the root. Not by calling itself: whoever uses the volume decides how deep a tree is, and a thread's stack
+    /// is small.
+    fn below(&mut self, root: &Arc<dyn Dir>) -> std::result::Result<(), Unheard> {
+        let mut levels: Vec<Level> = self.level(root, false)?.into_iter().collect();
+        while let Some(level) = levels.last_mut() {
+            if let Some((name, stat, settled)) = level.looked.next() {
+                let dir = level.dir.clone();
+                if let Some(inner) = self.entry(&dir, name, stat, settled)? {
+                    levels.push(inner);
+                }
+                continue;
+            }
+            let some: Vec<_> = level.left.by_ref().take(BATCH).collect();
+            if !some.is_empty() {
+                let dir = level.dir.clone();
+                level.looked = self.look(&dir, some)?.into_iter();
+                continue;
+            }
+            self.in_private = level.outside;
+            levels.pop();
+            if !levels.is_empty() {
+                self.depth -= 1;
+                self.give(Ok(Found::Up))?;
             }
         }
         Ok(())
+    }
+
+    /// A directory's names, sorted. None if it is gone.
+    fn level(&mut self, dir: &Arc<dyn Dir>, outside: bool) -> std::result::Result<Option<Level>, Unheard> {
+        let Some(entries) = self.there(dir.entries(), "listing a directory of")? else { return Ok(None) };
+        let mut left: Vec<(Vec<u8>, u64)> =
+            entries.into_iter().filter(|e| self.takes(&e.name)).map(|e| (e.name, e.ino)).collect();
+        left.sort_unstable();
+        Ok(Some(Level { dir: dir.clone(), left: left.into_iter(), looked: Vec::new().into_iter(), outside }))
     }
 
     /// What stat says of some entries, in their order. Asked in the order of their inode numbers, in which they lie on the
@@ -147,7 +184,7 @@ impl Walk<'_> {
         &mut self,
         dir: &Arc<dyn Dir>,
         some: Vec<(Vec<u8>, u64)>,
-    ) -> std::result::Result<Vec<(Vec<u8>, Stat, bool)>, Unheard> {
+    ) -> std::result::Result<Vec<Looked>, Unheard> {
         let mut order: Vec<usize> = (0..some.len()).collect();
         order.sort_unstable_by_key(|at| some[*at].1);
         let mut stats = vec![None; some.len()];
@@ -160,26 +197,38 @@ impl Walk<'_> {
         Ok(found.filter_map(|((name, _), stat)| stat.map(|s| (name, s, is_past(s.ctime, now)))).collect())
     }
 
-    /// The next in order.
+    /// The next in order. A directory that was entered is answered: what is in it follows.
     fn entry(
         &mut self,
         dir: &Arc<dyn Dir>,
         name: Vec<u8>,
         stat: Stat,
         settled: bool,
-    ) -> std::result::Result<(), Unheard> {
+    ) -> std::result::Result<Option<Level>, Unheard> {
         if stat.kind != Kind::Directory {
-            return self.give(Ok(Found::Entry { dir: dir.clone(), name, stat, settled }));
+            self.give(Ok(Found::Entry { dir: dir.clone(), name, stat, settled }))?;
+            return Ok(None);
         }
-        let Some(inner) = self.there(dir.open_dir(&name), "opening a directory of")? else { return Ok(()) };
+        let Some(inner) = self.there(dir.open_dir(&name), "opening a directory of")? else { return Ok(None) };
+        if self.depth + 1 >= MAX_DEPTH {
+            self.give(Err(SnapshotError::Refused(format!(
+                "the volume has directories that are over {MAX_DEPTH} levels deep, which no snapshot holds: move them up, or \
+                 remove them"
+            ))))?;
+            self.send()?;
+            return Err(Unheard);
+        }
         let private = self.depth == 0 && name == PRIVATE_DIR;
         self.give(Ok(Found::Down { dir: inner.clone(), name, stat, settled }))?;
         let outside = std::mem::replace(&mut self.in_private, private);
         self.depth += 1;
-        self.below(&inner)?;
-        self.depth -= 1;
-        self.in_private = outside;
-        self.give(Ok(Found::Up))
+        let level = self.level(&inner, outside)?;
+        if level.is_none() {
+            self.in_private = outside;
+            self.depth -= 1;
+            self.give(Ok(Found::Up))?;
+        }
+        Ok(level)
     }
 
     /// False for what is no part of the captured tree.

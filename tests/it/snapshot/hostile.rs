@@ -545,3 +545,23 @@ fn whose_key_opened_a_snapshot_is_told() {
     bed.depot.put(&descriptor_path("s"), &descriptor.encode().unwrap()).unwrap();
     assert_eq!(bed.open("s").unwrap().opened_by, theirs);
 }
+
+/// The thread that walks a tree has a small stack too, and says so where no snapshot can be.
+#[test]
+fn a_deep_tree_is_taken_or_refused() {
+    let bed = filled();
+    let mut dir = bed.root();
+    for levels in [4000, 200] {
+        // As the backing has them: what is in them is of no interest.
+        for _ in 0..levels {
+            dir.mkdir(b"d", 0o700).unwrap();
+            dir = dir.open_dir(b"d").unwrap();
+        }
+        let unmounted = kmsfs::snapshot::create::Unmounted::new(&*bed.root()).unwrap();
+        match bed.create_with(&unmounted, &bed.options("s")) {
+            Ok(_) if levels == 4000 => drop(bed.delete("s")),
+            Err(SnapshotError::Refused(why)) if levels == 200 => assert!(why.contains("levels deep"), "{why}"),
+            other => panic!("{levels}: {other:?}"),
+        }
+    }
+}
