@@ -25,6 +25,8 @@ use crate::volume::transcode::{self, BATCH, New, Old, Rename, Transcoder};
 const PACK_PAGES: u64 = (256 << 20) / PAGE;
 /// Data keys that are asked for together.
 const KEYS: usize = 64;
+/// Said where the pages of a file are not those of the manifest.
+const OTHER_PAGES: &str = "its pages are not those that were captured";
 /// Pages that are read at once.
 const READ: u64 = 1 + BATCH;
 
@@ -170,8 +172,12 @@ impl Unit<'_> {
             let entry = &entries[at].entry;
             let mut page = Box::new([0; PAGE as usize]);
             let extents = entry.stored.as_ref().map_or(&[][..], |stored| &stored.extents);
-            let mut packed = Packed { source: self.source, extents, failed: None };
+            let mut packed = Packed::new(self.source, extents);
             packed.fill(0, &mut page[..]).map_err(|e| named(name, entry, e))?;
+            // A page of zeros is in no extent: this one was something else.
+            if is_zero(&page[..]) && extents.first().is_some_and(|extent| extent.page == 0) {
+                return Err(named(name, entry, SnapshotError::damaged(OTHER_PAGES)));
+            }
             // A file without a header holds nothing.
             if !is_zero(&page[..]) {
                 let header = Header::parse(&page[..]).map_err(|e| named(name, entry, e.into()))?;
@@ -240,13 +246,17 @@ impl Unit<'_> {
         let st_size = entry.meta.size;
         let Some(stored) = &mut entry.stored else { return Ok(None) };
         let extents = std::mem::take(&mut stored.extents);
-        let mut packed = Packed { source: self.source, extents: &extents, failed: None };
+        let due = stored.digest;
+        let mut packed = Packed::new(self.source, &extents);
         let mut written = Written { out, extents: Vec::new(), digest: Sha256::new(), failed: None };
         let copied = match fresh {
             Some(FreshKey { file_id, data, wrapped }) => {
                 let keys = FileKeys::derive(data, self.target.keys, &file_id)?;
                 let new = New { file_id, keys: &keys, wrapped: vec![wrapped], epoch: self.target.epoch };
                 let old = Old { page: &page, header: &header, keys: &old, st_size };
+                // Page 0 was read before.
+                packed.digest.update(&page[..]);
+                packed.digested = 1;
                 let put = &mut |number, pages: &[u8]| written.put(number, pages);
                 let done = worker.transcoder.file(&old, new, &mut packed, put);
                 let new = match (done, packed.failed.take().or(written.failed.take())) {
@@ -279,6 +289,7 @@ impl Unit<'_> {
                 Copied { at, header: Header { keys: wrapped, ..header }, keys: old }
             }
         };
+        packed.check(&due)?;
         let Written { extents, digest, .. } = written;
         *stored = Stored { extents, digest: digest.finish(), key: Some(0) };
         Ok(Some(copied))
@@ -358,11 +369,28 @@ fn check_page(file: &Copied, number: u64, page: &[u8], plain: &mut [u8]) -> Resu
 struct Packed<'a> {
     source: &'a Source<'a>,
     extents: &'a [Extent],
+    /// Of the pages of extents from the first on, each taken once, in their order.
+    digest: Sha256,
+    /// The first page that is not in it.
+    digested: u64,
     /// What a volume's error does not hold.
     failed: Option<SnapshotError>,
 }
 
-impl Packed<'_> {
+impl<'a> Packed<'a> {
+    fn new(source: &'a Source<'a>, extents: &'a [Extent]) -> Self {
+        Self { source, extents, digest: Sha256::new(), digested: 0, failed: None }
+    }
+
+    /// An error if the pages were not those that the manifest tells of: blocks authenticate as the file's, also where older ones
+    /// stand in their place, or the whole of another file.
+    fn check(self, due: &[u8; 32]) -> Result<()> {
+        match equal(&self.digest.finish(), due) {
+            true => Ok(()),
+            false => Err(SnapshotError::damaged(OTHER_PAGES)),
+        }
+    }
+
     /// Pages from `first` on; zeros where there are none.
     fn fill(&mut self, first: u64, pages: &mut [u8]) -> Result<()> {
         let end = first + pages.len() as u64 / PAGE;
@@ -379,6 +407,12 @@ impl Packed<'_> {
             let pack = self.source.snapshot.packs.get(extent.pack as usize);
             let pack = pack.ok_or_else(|| SnapshotError::damaged("a pack that is not named"))?;
             read_pack(self.source.depot, &pack.id, (extent.pack_page + start - extent.page) * PAGE, piece)?;
+            // Windows follow each other; one that begins before the last one's end would show as damage.
+            let fresh = self.digested.max(start);
+            if fresh < at {
+                self.digest.update(&pages[((fresh - first) * PAGE) as usize..((at - first) * PAGE) as usize]);
+                self.digested = at;
+            }
         }
         pages[((at - first) * PAGE) as usize..].fill(0);
         Ok(())

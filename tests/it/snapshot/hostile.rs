@@ -10,7 +10,8 @@ use std::time::Duration;
 use kmsfs::crypto::Secret;
 use kmsfs::kms::KeyService;
 use kmsfs::snapshot::copy::{self, From, Options, Report, To, Way};
-use kmsfs::snapshot::depot::{Depot, DirDepot, Sink, descriptor_path, manifest_path};
+use kmsfs::snapshot::create;
+use kmsfs::snapshot::depot::{Depot, DirDepot, Sink, descriptor_path, manifest_path, pack_path};
 use kmsfs::snapshot::descriptor::{Descriptor, Id, Origin};
 use kmsfs::snapshot::dir::SnapshotDir;
 use kmsfs::snapshot::manifest::{Entry, ManifestSink, Records};
@@ -560,8 +561,66 @@ fn a_deep_tree_is_taken_or_refused() {
         let unmounted = kmsfs::snapshot::create::Unmounted::new(&*bed.root()).unwrap();
         match bed.create_with(&unmounted, &bed.options("s")) {
             Ok(_) if levels == 4000 => drop(bed.delete("s")),
-            Err(SnapshotError::Refused(why)) if levels == 200 => assert!(why.contains("levels deep"), "{why}"),
+            Err(SnapshotError::Refused(why)) if levels == 200 => {
+                assert!(why.contains("levels deep"), "{why}")
+            }
             other => panic!("{levels}: {other:?}"),
         }
     }
+}
+
+/// Blocks authenticate as their file's also where older ones stand in their place: only the digest tells.
+#[test]
+fn a_copy_holds_what_its_snapshot_captured() {
+    let bed = filled();
+    let create = |name: &str| {
+        // All pages of a file in one pack.
+        let options = create::Options { pack_pages: 1000, ..bed.options(name) };
+        bed.create_with(&create::Unmounted::new(&*bed.root()).unwrap(), &options).unwrap();
+    };
+    create("old");
+    let volume = bed.volume();
+    overwrite(&volume, "f0", 0, &noise(99, 20_000));
+    volume.close().unwrap();
+    create("s");
+    let stored = |name: &str| {
+        let Opened { descriptor, manifest, .. } = bed.open(name).unwrap();
+        let mut entries = manifest.entries().unwrap();
+        let mut found = std::collections::BTreeMap::new();
+        while let Some(entry) = entries.next_entry().unwrap() {
+            if let Some(stored) = entry.stored {
+                let at = |n: usize| {
+                    let extent = &stored.extents[n];
+                    (
+                        bed.path("depot").join(pack_path(&descriptor.packs[extent.pack as usize].id.0)),
+                        extent.pack_page,
+                    )
+                };
+                found.insert(entry.name.clone(), (at(0), stored.digest));
+            }
+        }
+        found
+    };
+    // The file that changed, with its first block of before: its second page.
+    let (old, new) = (stored("old"), stored("s"));
+    let changed: Vec<_> = new.iter().filter(|(name, (_, digest))| old[*name].1 != *digest).collect();
+    let [(name, ((pack, page), _))] = changed[..] else { panic!("{} changed", changed.len()) };
+    let page_at = |page: u64| ((page + 1) * 4096) as usize;
+    let (before, before_at) = &old[name].0;
+    let block = fs::read(before).unwrap()[page_at(*before_at)..][..4096].to_vec();
+    let good = fs::read(pack).unwrap();
+    // That, and a header of zeros, which would make the file an empty one.
+    for (at, other) in [(page_at(*page), block), (page_at(*page) - 4096, vec![0; 4096])] {
+        let mut bytes = good.clone();
+        bytes[at..][..4096].copy_from_slice(&other);
+        fs::write(pack, bytes).unwrap();
+        assert_eq!(bed.verify("s").unwrap().damaged, 1);
+        for way in [Way::EncryptAgain, Way::Rewrap] {
+            let copied = copy_in(&bed, bed.depot.clone(), "s", &there(), "c", way);
+            assert!(matches!(copied, Err(SnapshotError::Damaged(_))), "{way:?}: {copied:?}");
+            assert!(copy::abandon(&bed.depot, "c").unwrap());
+        }
+    }
+    fs::write(pack, good).unwrap();
+    copy_in(&bed, bed.depot.clone(), "old", &there(), "c", Way::EncryptAgain).unwrap();
 }
