@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 use super::capture::{Clock, Mode, Pass, Prior, Stream, scratch};
 use super::catalogue::{self, Snapshot, Spool, pack_checker};
 use super::depot::{Depot, descriptor_path, pack_path};
-use super::descriptor::{Counts, Descriptor, Id, Parent, SNAPSHOT_FORMAT, check_name, open_volume_key};
+use super::descriptor::{Counts, Descriptor, Id, Parent, SNAPSHOT_FORMAT, check_name};
 use super::error::{On, Result, SnapshotError};
 use super::manifest::{Manifest, ManifestSink, Reader, Records};
 use super::packs::{PACK_PAGES, Packer, Tables};
 use crate::crypto::random;
 use crate::kms::{KeyService, Ledger, SnapshotAction};
-use crate::volume::descriptor::{self as volume_descriptor, LOCK, ListedRecipient, PRIVATE_DIR};
+use crate::volume::descriptor::{self as volume_descriptor, LOCK, ListedRecipient, PRIVATE_DIR, Unwrapped};
 use crate::volume::disk::{Dir, Time};
 use crate::volume::epoch::Epoch;
+use crate::volume::header::WrappedKey;
 use crate::volume::keys::VolumeKeys;
 use crate::volume::{VolumeError, epoch};
 
@@ -157,6 +158,9 @@ struct Work<'a> {
     options: &'a Options,
     private: Arc<dyn Dir>,
     volume: VolumeKeys,
+    /// The wrapped volume keys when it began, and the volume's own KMS key, which is that of the first: not by its name in
+    /// the list, which is not authenticated, but by having opened.
+    own: (Vec<WrappedKey>, String),
     clock: Clock,
     id: Id,
     parent: Option<(Descriptor, Manifest)>,
@@ -167,8 +171,8 @@ impl<'a> Work<'a> {
     fn begin(ends: &'a Ends<'a>, options: &'a Options) -> Result<Self> {
         let private = private_of(&**ends.root)?;
         let described = volume_descriptor::Descriptor::read(&**ends.root)?;
-        let volume = open_volume_key(ends.service, &described.id, &described.keys)?;
-        described.verify(&volume)?;
+        let Unwrapped { keys: volume, own, .. } = described.unwrap(ends.service, None)?;
+        let own = (described.keys.clone(), own?);
         let clock = Clock::ask(&*private, options.now)?;
         let id = Id(random()?);
         let (parent, parent_unusable) = if options.full {
@@ -180,7 +184,7 @@ impl<'a> Work<'a> {
                 Err(error) => (None, Some(error.to_string())),
             }
         };
-        Ok(Self { ends, options, private, volume, clock, id, parent, parent_unusable })
+        Ok(Self { ends, options, private, volume, own, clock, id, parent, parent_unusable })
     }
 
     fn run(self, quiesce: &dyn Quiesce, seen: &dyn Fn(u64)) -> Result<Created> {
@@ -214,7 +218,11 @@ impl<'a> Work<'a> {
             return Err(VolumeError::NotSettled.into());
         }
         marker.clean = true;
-        let key_id = described.keys.first().map(|key| key.key_arn.clone()).unwrap_or_default();
+        let key_id = match &self.own {
+            (keys, own) if *keys == described.keys => own.clone(),
+            // Rewrapped meanwhile.
+            _ => described.unwrap(ends.service, None)?.own?,
+        };
         let (sink, manifest) =
             ManifestSink::begin(spool.file(), &self.volume, ends.service, &key_id, marker.number)?;
         let mut pass = self.pass(Mode::Held, priors, &mut packer, Records::new(sink, self.id)?, seen);

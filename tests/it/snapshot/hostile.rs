@@ -624,3 +624,21 @@ fn a_copy_holds_what_its_snapshot_captured() {
     fs::write(pack, good).unwrap();
     copy_in(&bed, bed.depot.clone(), "old", &there(), "c", Way::EncryptAgain).unwrap();
 }
+
+/// Whoever can write to the volume's directory can name a KMS key of his first: no snapshot comes to hang on it.
+#[test]
+fn a_manifest_comes_under_the_volumes_own_key_alone() {
+    let bed = filled();
+    let path = bed.path("vault/kmsfs.json");
+    let good = fs::read_to_string(&path).unwrap();
+    let mut text: serde_json::Value = serde_json::from_str(&good).unwrap();
+    let theirs = serde_json::json!({ "key_arn": bed.kms.arn("theirs"), "ciphertext": "AAAA" });
+    text["volume_keys"].as_array_mut().unwrap().insert(0, theirs);
+    fs::write(&path, text.to_string()).unwrap();
+    let unmounted = create::Unmounted::new(&*bed.root()).unwrap();
+    let created = bed.create_with(&unmounted, &bed.options("s"));
+    assert!(created.is_err(), "{created:?}");
+    assert!(bed.list().is_empty());
+    fs::write(&path, good).unwrap();
+    bed.create("s");
+}
