@@ -20,15 +20,20 @@ pub fn line(text: &str) -> Result<()> {
     bytes(format!("{text}\n").as_bytes())
 }
 
+/// A text for people without what a terminal obeys: names in headers, descriptors and answers are anybody's to write.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Something that a person should know and that is no error.
 pub fn warn(text: &str) {
     // Where nobody reads errors, there is nobody to tell.
-    let _ = writeln!(io::stderr(), "kmsfs: warning: {text}");
+    let _ = writeln!(io::stderr(), "kmsfs: warning: {}", plain(text));
 }
 
 /// An error, with which the program ends.
 pub fn error(error: &CliError) {
-    let _ = writeln!(io::stderr(), "kmsfs: {error}");
+    let _ = writeln!(io::stderr(), "kmsfs: {}", plain(&error.to_string()));
 }
 
 /// Asks a person at the terminal; what was typed, without blanks around it.
@@ -62,12 +67,23 @@ pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Resul
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
-    bytes(text.as_bytes())
+    bytes(plain(&text).as_bytes())
 }
 
 /// Facts under their names, one in a line.
 pub fn facts(facts: &[(&str, String)]) -> Result<()> {
     let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let lines = facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n"));
-    bytes(lines.collect::<String>().as_bytes())
+    bytes(plain(&lines.collect::<String>()).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_shown() {
+        assert_eq!(plain("arn:\u{1b}[2J\u{9b}x\r\u{7}"), "arn:\u{fffd}[2J\u{fffd}x\u{fffd}\u{fffd}");
+        assert_eq!(plain("a\tb\nü"), "a\tb\nü");
+    }
 }
