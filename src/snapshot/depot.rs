@@ -16,6 +16,7 @@ use super::error::{On, Result, SnapshotError};
 use crate::crypto::random;
 use crate::volume::disk::BackingFile;
 use crate::volume::host::{HostFile, begin_writeback};
+use crate::volume::transcode;
 
 /// Directory of snapshots.
 pub const SNAPSHOTS: &str = "snapshots";
@@ -63,6 +64,11 @@ pub trait Depot: Send + Sync {
     /// Excludes other writers until the answer is dropped, or the process dies; [`SnapshotError::Busy`] if there is one.
     /// A store that has no locks answers at once: there, one writer at a time is the caller's matter.
     fn lock(&self) -> Result<Box<dyn Send + Sync>>;
+
+    /// Pages that are best read at once by who reads many.
+    fn window(&self) -> u64 {
+        transcode::LARGEST_WINDOW
+    }
 
     /// A whole small object.
     fn get(&self, path: &str, max: usize) -> Result<Vec<u8>> {
@@ -270,6 +276,10 @@ fn is_scratch(name: &[u8]) -> bool {
 }
 
 impl Depot for DirDepot {
+    fn window(&self) -> u64 {
+        transcode::WINDOW
+    }
+
     fn location(&self) -> String {
         self.root.display().to_string()
     }

@@ -8,7 +8,7 @@
 //! # Why a nonce cannot repeat
 //!
 //! The new data key was generated for this file and sealed nothing before, and a file is refused whose two keys are
-//! one. Each window of at most [`BATCH`] blocks is one write request in the sense of [`crate::crypto`]: it draws a
+//! one. Each window of at most [`LARGEST_WINDOW`] blocks is one write request in the sense of [`crate::crypto`]: it draws a
 //! fresh 96-bit start and counts up from it, and after 2^31 windows the next generation begins. The header counts the
 //! windows as requests, so that later writes go on from there. A second attempt under the same new key draws new
 //! starts.
@@ -24,8 +24,10 @@ use super::layout::{BLOCK, PAGE, block_len, blocks_for, size_of_stat};
 use super::names::{DirId, NATIVE_XATTRS, StoredName, XATTR_PREFIX};
 use crate::crypto::{AeadKey, NonceRun, mac};
 
-/// Blocks that are read, opened, sealed and handed on at once.
-pub const BATCH: u64 = 272;
+/// Blocks that are read, opened, sealed and handed on at once: what a core's cache holds from the first step to the last.
+pub const WINDOW: u64 = 64;
+/// The most of them: where each reading costs a request, fewer and larger ones do.
+pub const LARGEST_WINDOW: u64 = 272;
 /// Windows under one generation of the content key.
 const GENERATION: u64 = 1 << 31;
 /// Windows that one unit of the header's counter stands for.
@@ -82,6 +84,8 @@ pub type Sink<'a> = dyn FnMut(u64, &[u8]) -> Result<()> + 'a;
 
 /// Buffers for one file after the other; one for each thread.
 pub struct Transcoder {
+    /// Blocks of one.
+    window: u64,
     /// A page for the header, and a window.
     pages: Vec<u8>,
     plain: Zeroizing<Vec<u8>>,
@@ -89,12 +93,18 @@ pub struct Transcoder {
 
 impl Default for Transcoder {
     fn default() -> Self {
-        let pages = vec![0; (1 + BATCH) as usize * PAGE_LEN];
-        Self { pages, plain: Zeroizing::new(vec![0; BLOCK as usize]) }
+        Self::new(WINDOW)
     }
 }
 
 impl Transcoder {
+    /// With windows of so many blocks, from [`WINDOW`] to [`LARGEST_WINDOW`].
+    pub fn new(window: u64) -> Self {
+        let window = window.clamp(WINDOW, LARGEST_WINDOW);
+        let pages = vec![0; (1 + window) as usize * PAGE_LEN];
+        Self { window, pages, plain: Zeroizing::new(vec![0; BLOCK as usize]) }
+    }
+
     /// Re-encrypts one file. `old.page` is authenticated here. Answers the new header.
     ///
     /// # Errors
@@ -111,12 +121,12 @@ impl Transcoder {
             return Err(VolumeError::Invalid("re-encryption of a file under the key that it has"));
         }
         let blocks = blocks_for(size);
-        // At most: holes are skipped, and windows then begin elsewhere, but each still stands for BATCH blocks.
-        let windows = blocks.div_ceil(BATCH);
+        // At most: holes are skipped, and windows then begin elsewhere, but each still stands for as many blocks.
+        let windows = blocks.div_ceil(self.window);
         let last = windows.saturating_sub(1);
         let header = Header {
             flags: old.header.flags & SPARSE,
-            // Both fit: MAX_SIZE has less than 2^42 windows.
+            // Both fit: MAX_SIZE has less than 2^44 windows.
             generation: (last / GENERATION) as u16,
             used: if windows == 0 { 0 } else { (last % GENERATION / UNIT + 1) as u16 },
             file_id: new.file_id,
@@ -139,7 +149,7 @@ impl Transcoder {
                 }
                 block = data;
             }
-            let count = (blocks - block).min(BATCH);
+            let count = (blocks - block).min(self.window);
             let pages = &mut self.pages[PAGE_LEN..][..count as usize * PAGE_LEN];
             let read = source.read(1 + block, pages)?;
             if (read as u64) < count {

@@ -342,6 +342,7 @@ fn units(unit: &Unit, plan: &Plan, name: &str, options: &Options) -> Result<usiz
     (options.progress)(0, Some(all));
     let (next, copied, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let failed = Mutex::new(None);
+    let window = unit.source.depot.window().max(unit.target.depot.window());
     let one = |worker: &mut Worker, number: usize| -> Result<()> {
         let path = part_path(name, number);
         let which = (number as u64, plan.units() as u64, options.unit_pages);
@@ -358,7 +359,7 @@ fn units(unit: &Unit, plan: &Plan, name: &str, options: &Options) -> Result<usiz
     thread::scope(|scope| {
         for _ in 0..options.threads.clamp(1, plan.units().max(1)) {
             scope.spawn(|| {
-                let mut worker = Worker::default();
+                let mut worker = Worker::new(window);
                 while !stop.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if number >= plan.units() {

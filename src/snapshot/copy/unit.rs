@@ -19,7 +19,7 @@ use crate::volume::header::{self, FileId, Header, Page, WrappedKey, is_zero};
 use crate::volume::keys::{DataKey, FileKeys, FreshKey, file_context};
 use crate::volume::layout::{BLOCK, PAGE, block_len, blocks_for};
 use crate::volume::names::{EntryClass, OVERFLOW_PIECE, classify};
-use crate::volume::transcode::{self, BATCH, New, Old, Rename, Transcoder};
+use crate::volume::transcode::{self, New, Old, Rename, Transcoder};
 
 /// Pages of a pack, about: 256 MiB.
 const PACK_PAGES: u64 = (256 << 20) / PAGE;
@@ -27,16 +27,24 @@ const PACK_PAGES: u64 = (256 << 20) / PAGE;
 const KEYS: usize = 64;
 /// Said where the pages of a file are not those of the manifest.
 const OTHER_PAGES: &str = "its pages are not those that were captured";
-/// Pages that are read at once.
-const READ: u64 = 1 + BATCH;
 
 /// What a thread keeps from unit to unit.
-#[derive(Default)]
 pub struct Worker {
     transcoder: Transcoder,
-    /// Pages that are copied or read back.
+    /// Pages that are copied or read back at once.
     pages: Vec<u8>,
     plain: zeroize::Zeroizing<Vec<u8>>,
+}
+
+impl Worker {
+    /// Which reads so many pages at once.
+    pub fn new(window: u64) -> Self {
+        Self {
+            transcoder: Transcoder::new(window),
+            pages: vec![0; ((1 + window) * PAGE) as usize],
+            plain: zeroize::Zeroizing::new(vec![0; BLOCK as usize]),
+        }
+    }
 }
 
 /// A file of the unit, with what was found of it before its content is copied.
@@ -95,7 +103,7 @@ impl Unit<'_> {
         let mut out = Packs::new(self.target.depot, &ids);
         let mut copied = Vec::new();
         for some in contents.chunks(KEYS) {
-            let files = self.find(worker, some, &entries)?;
+            let files = self.find(some, &entries)?;
             for &at in some {
                 // Without a header, which a crash took, a file holds nothing: its pages are not taken along.
                 if !files.iter().any(|file| file.at == at) {
@@ -165,7 +173,7 @@ impl Unit<'_> {
 
 impl Unit<'_> {
     /// Headers and old keys of some files, with one call for the keys.
-    fn find(&self, worker: &mut Worker, some: &[usize], entries: &[PartEntry]) -> Result<Vec<File>> {
+    fn find(&self, some: &[usize], entries: &[PartEntry]) -> Result<Vec<File>> {
         let name = &self.source.snapshot.name;
         let mut files = Vec::with_capacity(some.len());
         for &at in some {
@@ -211,8 +219,6 @@ impl Unit<'_> {
             };
             file.old = Some(keys);
         }
-        worker.pages.resize((READ * PAGE) as usize, 0);
-        worker.plain.resize(BLOCK as usize, 0);
         Ok(files)
     }
 
@@ -276,7 +282,7 @@ impl Unit<'_> {
                     let mut at = extent.page;
                     let end = extent.page + extent.pages;
                     while at < end {
-                        let count = (end - at).min(READ);
+                        let count = (end - at).min(pages.len() as u64 / PAGE);
                         let pages = &mut pages[..(count * PAGE) as usize];
                         packed.fill(at, pages)?;
                         if at == 0 {
@@ -316,7 +322,7 @@ impl Unit<'_> {
                     part.packs.get(extent.pack as usize).ok_or_else(|| differs("the pack".to_owned()))?;
                 let mut done = 0;
                 while done < extent.pages {
-                    let count = (extent.pages - done).min(READ);
+                    let count = (extent.pages - done).min(worker.pages.len() as u64 / PAGE);
                     let pages = &mut worker.pages[..(count * PAGE) as usize];
                     let read =
                         depot.read_at(&pack_path(&pack.id.0), (extent.pack_page + done) * PAGE, pages)?;

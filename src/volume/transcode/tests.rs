@@ -96,7 +96,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     // Around the borders of blocks and of windows.
     let near =
-        prop_oneof![Just(0), Just(BLOCK), Just(3 * BLOCK), Just(BATCH * BLOCK), Just(2 * BATCH * BLOCK)];
+        prop_oneof![Just(0), Just(BLOCK), Just(3 * BLOCK), Just(WINDOW * BLOCK), Just(2 * WINDOW * BLOCK)];
     let offset = (near, 0..600u64).prop_map(|(base, more)| (base + more).saturating_sub(300));
     let len = prop_oneof![1..9000usize, Just(BLOCK as usize), 1_000_000..1_200_000usize];
     prop_oneof![
