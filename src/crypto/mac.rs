@@ -1,4 +1,4 @@
-//! HMAC-SHA-256 (RFC 2104, FIPS 198-1), SHA-256 (FIPS 180-4), constant-time comparison.
+//! HMAC-SHA-256 (RFC 2104, FIPS 198-1), SHA-256 (FIPS 180-4), BLAKE3, constant-time comparison.
 
 use aws_lc_rs::{constant_time, digest, hmac};
 
@@ -120,7 +120,49 @@ impl Default for Sha256 {
     }
 }
 
+/// BLAKE3 (O'Connor, Aumasson, Neves, Wilcox-O'Hearn 2020, "BLAKE3: one function, fast everywhere"), 32 bytes, of what comes
+/// piece by piece. For large amounts: three times as fast as the processor's own SHA-256.
+#[derive(Default)]
+pub struct Blake3(blake3::Hasher);
+
+impl Blake3 {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The hash of all pieces.
+    pub fn finish(self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}
+
 /// Constant-time equality; lengths are not secret.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lengths 0, 1025 and 102400 of the authors' vectors (test_vectors/test_vectors.json): the bytes 0 to 250, again and again.
+    #[test]
+    fn blake3_is_that_of_its_authors() {
+        for (len, due) in [
+            (0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+            (1025, "d00278ae47eb27b34faecf67b4fe263f82d5412916c1ffd97c8cb7fb814b8444"),
+            (102_400, "bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085"),
+        ] {
+            let input: Vec<u8> = (0..=250).cycle().take(len).collect();
+            let mut hash = Blake3::new();
+            input.chunks(700).for_each(|piece| hash.update(piece));
+            assert_eq!(hex::encode(hash.finish()), due, "{len} bytes");
+        }
+    }
 }

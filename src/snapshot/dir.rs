@@ -96,7 +96,7 @@ impl SnapshotDir {
         Ok(Arc::new(Self { tree: Arc::new(tree), node: 0 }))
     }
 
-    /// SHA-256 of the stored pages of a file here.
+    /// BLAKE3 of the stored pages of a file here.
     pub fn digest(&self, name: &[u8]) -> Option<[u8; 32]> {
         Some(self.find(name).ok()?.1.stored?.digest)
     }

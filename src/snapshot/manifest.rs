@@ -17,7 +17,7 @@ use crate::volume::keys::{DataKey, FileKeys, FreshKey, VolumeKeys, file_context}
 use crate::volume::layout::{BLOCK, PAGE};
 
 /// Version of the records.
-const RECORDS: u32 = 1;
+const RECORDS: u32 = 2;
 /// A record takes no more: some 8 million extents.
 const MAX_RECORD: usize = 64 << 20;
 /// The deepest tree.
@@ -45,7 +45,7 @@ pub struct Extent {
 pub struct Stored {
     /// In the file's order.
     pub extents: Vec<Extent>,
-    /// SHA-256 of the pages in the extents, one after the other.
+    /// BLAKE3 of the pages in the extents, one after the other.
     pub digest: [u8; 32],
     /// Place in [`Descriptor::keys`]; None for a file without a header.
     pub key: Option<u32>,

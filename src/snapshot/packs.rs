@@ -7,7 +7,7 @@ use super::depot::{Depot, Sink, pack_path};
 use super::descriptor::{Id, KeyUse, Pack};
 use super::error::{On, Result, SnapshotError};
 use super::manifest::{Extent, Stored};
-use crate::crypto::mac::Sha256;
+use crate::crypto::mac::Blake3;
 use crate::crypto::random;
 use crate::volume::disk::BackingFile;
 use crate::volume::header::{Header, is_zero};
@@ -131,7 +131,7 @@ impl<'a> Packer<'a> {
     pub fn store(&mut self, file: &dyn BackingFile, size: u64, tables: &mut Tables) -> Result<Stored> {
         let whole = size / PAGE;
         let mut stored = Stored { extents: Vec::new(), digest: [0; 32], key: None };
-        let mut digest = Sha256::new();
+        let mut digest = Blake3::new();
         let mut page = 0;
         let mut buffer = std::mem::take(&mut self.buffer);
         while page < whole {

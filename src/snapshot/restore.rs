@@ -17,7 +17,7 @@ use super::descriptor::Pack;
 use super::dir::{marker, read_stored, volume_json};
 use super::error::{On, Result, SnapshotError};
 use super::manifest::{Entry, EntryPath, Manifest, Stored};
-use crate::crypto::mac::{self, Sha256};
+use crate::crypto::mac::{self, Blake3};
 use crate::kms::{Ledger, SnapshotAction};
 use crate::volume::descriptor::{DESCRIPTOR, LOCK, PRIVATE_DIR, read_file, replace_file};
 use crate::volume::disk::{BackingFile, Change, Dir, Kind, SetTime, XattrMode};
@@ -250,7 +250,7 @@ impl Work<'_> {
         }
         let temporary = temporary_name()?;
         let file = dir.create_file(&temporary, 0o600).on("creating", &shown)?;
-        let mut digest = Sha256::new();
+        let mut digest = Blake3::new();
         for extent in &stored.extents {
             let (mut at, end) = (extent.page * PAGE, (extent.page + extent.pages) * PAGE);
             while at < end {
@@ -428,7 +428,7 @@ fn stands(dir: &dyn Dir, entry: &Entry, stored: &Stored, buffer: &mut [u8]) -> i
     if (is.size, is.mtime) != (due.size, due.mtime) {
         return Ok(false);
     }
-    let mut digest = Sha256::new();
+    let mut digest = Blake3::new();
     let mut end_of_last = 0;
     for extent in &stored.extents {
         if !is_hole(&*file, end_of_last, extent.page * PAGE, buffer)? {

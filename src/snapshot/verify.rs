@@ -12,7 +12,7 @@ use super::depot::pack_path;
 use super::dir::{SnapshotDir, read_stored};
 use super::error::{On, Result, SnapshotError};
 use super::manifest::Stored;
-use crate::crypto::mac::{self, Sha256};
+use crate::crypto::mac::{self, Blake3};
 use crate::kms::{KeyService, Ledger};
 use crate::volume::disk::{Dir, Kind, RawEntry};
 use crate::volume::keys::VolumeKeys;
@@ -113,7 +113,7 @@ pub fn verify(snapshot: &Opened, threads: usize, seen: &(dyn Fn(u64) + Sync)) ->
 }
 
 fn check(snapshot: &Opened, stored: &Stored, buffer: &mut [u8]) -> Result<bool> {
-    let mut digest = Sha256::new();
+    let mut digest = Blake3::new();
     for extent in &stored.extents {
         let (mut at, end) = (extent.page * PAGE, (extent.page + extent.pages) * PAGE);
         while at < end {
@@ -277,7 +277,7 @@ pub struct Listed {
     pub kind: &'static str,
     /// Plaintext bytes of a file, as its length gives them.
     pub size: u64,
-    /// Hex of the SHA-256 of a file's pages as they are stored.
+    /// Hex of the BLAKE3 of a file's pages as they are stored.
     pub digest: Option<String>,
 }
 

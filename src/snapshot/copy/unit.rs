@@ -10,7 +10,7 @@ use super::super::manifest::{Entry, Extent, Manifest, Stored, file_keys};
 use super::part::{Number, Part, PartEntry};
 use super::plan::{Role, Step};
 use super::{Source, Target, Way};
-use crate::crypto::mac::{Sha256, equal};
+use crate::crypto::mac::{Blake3, equal};
 use crate::crypto::{Secret, random};
 use crate::volume::VolumeError;
 use crate::volume::block::{self, BlockHead};
@@ -107,7 +107,7 @@ impl Unit<'_> {
             for &at in some {
                 // Without a header, which a crash took, a file holds nothing: its pages are not taken along.
                 if !files.iter().any(|file| file.at == at) {
-                    let digest = Sha256::new().finish();
+                    let digest = Blake3::new().finish();
                     entries[at].entry.stored = Some(Stored { extents: Vec::new(), digest, key: None });
                 }
             }
@@ -254,7 +254,7 @@ impl Unit<'_> {
         let extents = std::mem::take(&mut stored.extents);
         let due = stored.digest;
         let mut packed = Packed::new(self.source, &extents);
-        let mut written = Written { out, extents: Vec::new(), digest: Sha256::new(), failed: None };
+        let mut written = Written { out, extents: Vec::new(), digest: Blake3::new(), failed: None };
         let copied = match fresh {
             Some(FreshKey { file_id, data, wrapped }) => {
                 let keys = FileKeys::derive(data, self.target.keys, &file_id)?;
@@ -316,7 +316,7 @@ impl Unit<'_> {
                 ))
             };
             let digested = self.way == Way::Rewrap || file.header.flags & header::SPARSE != 0;
-            let mut digest = Sha256::new();
+            let mut digest = Blake3::new();
             for extent in &stored.extents {
                 let pack =
                     part.packs.get(extent.pack as usize).ok_or_else(|| differs("the pack".to_owned()))?;
@@ -376,7 +376,7 @@ struct Packed<'a> {
     source: &'a Source<'a>,
     extents: &'a [Extent],
     /// Of the pages of extents from the first on, each taken once, in their order.
-    digest: Sha256,
+    digest: Blake3,
     /// The first page that is not in it.
     digested: u64,
     /// What a volume's error does not hold.
@@ -385,7 +385,7 @@ struct Packed<'a> {
 
 impl<'a> Packed<'a> {
     fn new(source: &'a Source<'a>, extents: &'a [Extent]) -> Self {
-        Self { source, extents, digest: Sha256::new(), digested: 0, failed: None }
+        Self { source, extents, digest: Blake3::new(), digested: 0, failed: None }
     }
 
     /// An error if the pages were not those that the manifest tells of: blocks authenticate as the file's, also where older ones
@@ -446,7 +446,7 @@ impl transcode::Source for Packed<'_> {
 struct Written<'a, 'b> {
     out: &'a mut Packs<'b>,
     extents: Vec<Extent>,
-    digest: Sha256,
+    digest: Blake3,
     failed: Option<SnapshotError>,
 }
 
