@@ -1,8 +1,7 @@
 //! kmsfs: an encrypted directory in which every file is its own envelope.
 //!
 //! The layers, lowest first; a layer names only layers below it (docs/architecture.md):
-//! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `mount`, `api`, `snapshot`, `cli`.
-//! `crypto`, `store`, `iam`, `audit`, `kms`, `volume`, `client`, `mount`, `api`, `cli`.
+//! `crypto`, `store`, `iam`, `audit`, `kms`, then `volume` and `client`, then `mount`, `api` and `snapshot`, then `cli`.
 
 pub mod api;
 pub mod audit;

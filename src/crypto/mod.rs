@@ -6,17 +6,20 @@
 //!
 //! # Why a nonce cannot repeat
 //!
-//! AES-GCM appears in three places, and this is the argument for each.
+//! Where AES-GCM is used, and the argument for each.
 //!
 //! - *File blocks*: key = one file's content key of one generation. A write request draws 96 random
 //!   bits and counts up by one for each further block of the request ([`aead::NonceRun`]). Nothing
 //!   about nonces is stored, shared or resumed, so a fork or a restored virtual machine cannot
-//!   replay one. A generation takes at most 2^31 requests of at most 2^8 + 2 blocks, which bounds
-//!   the chance that two runs overlap by 2^31 * 2^31 * 2^9 / 2^97 = 2^-26.
-//! - *Ciphertext blobs of the key service, rows of key material, wrapped root keys, values of
-//!   extended attributes*: each message has its own key (SP 800-108 with a random 128-bit salt) or
-//!   a key bound to its owner, with a random 96-bit nonce.
-//! - Names and symbolic links use AES-SIV, which has no nonce to lose.
+//!   replay one. A generation takes at most 2^31 requests of at most 272 blocks, which bounds
+//!   the chance that two runs overlap by about 2^31 * 2^31 * 2^9 / 2^97 = 2^-26. A re-encrypted file, a
+//!   manifest and a sealed file have a data key of their own and the same runs.
+//! - *Ciphertext blobs of the key service, rows of key material, secrets of access keys, session and
+//!   import tokens*: each message has its own key (SP 800-108 with a random 128-bit salt), and a random
+//!   96-bit nonce. So has a root key under a passphrase (Argon2id with a random salt).
+//! - *Values of extended attributes*: a key for each file or directory, and a random 96-bit nonce.
+//!
+//! Names and symbolic links use AES-SIV, which has no nonce to lose.
 
 pub mod aead;
 pub mod asymmetric;

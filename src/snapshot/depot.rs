@@ -1,5 +1,5 @@
-//! Where snapshots are kept: a few objects, each written once and visible only whole. A directory here; a bucket can be
-//! another.
+//! Where snapshots are kept: a few objects, each written once and visible only whole. A directory here; a
+//! bucket in s3.rs.
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
