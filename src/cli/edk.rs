@@ -47,7 +47,7 @@ enum Verb {
 /// does it, while it is used. What was begun and cut off goes on when it is called again.
 #[derive(Debug, clap::Args)]
 struct Add {
-    /// The volume
+    /// The volume, or its mount point
     volume: PathBuf,
     /// KMS key: ARN, or key id or alias in the region of --region; of an RSA key the public key is fetched. With
     /// --public-key the ARN of the KMS key whose it is
@@ -67,7 +67,7 @@ struct Add {
 /// `kmsfs rekey` gives every file a new one. The volume's own KMS key cannot be removed; `kmsfs rewrap --key` changes it.
 #[derive(Debug, clap::Args)]
 struct Remove {
-    /// The volume
+    /// The volume, or its mount point
     volume: PathBuf,
     /// The recipient, as `kmsfs edk list` names it: an ARN or a fingerprint; or an alias in the region of --region
     #[arg(long, visible_alias = "key-id", value_name = "KEY", required_unless_present = "public_key")]
