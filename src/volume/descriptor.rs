@@ -102,6 +102,8 @@ pub struct Unwrapped {
     pub key: VolumeKey,
     /// What is derived from it.
     pub keys: VolumeKeys,
+    /// Which of the wrapped keys was opened: of the others nobody knows whether they are the volume's.
+    pub opened: usize,
     /// KMS key of new files: that of the first wrapped key if that was opened, or why it was not. The list of wrapped keys
     /// is not authenticated, so a name in it that opens nothing must not get the keys of new files.
     pub own: std::result::Result<String, KmsError>,
@@ -270,7 +272,7 @@ impl Descriptor {
                             "the volume's first key is of another region; nothing new is made under another than that",
                         )),
                     };
-                    return Ok(Unwrapped { key, keys, own });
+                    return Ok(Unwrapped { key, keys, opened: at, own });
                 }
                 Err(error) => refusal = refusal.or(Some(error)),
             }

@@ -18,7 +18,7 @@ use super::header::{self, Header, Page, WrappedKey};
 use super::keys::{FileKeys, VolumeKeys, file_context, volume_context};
 use super::recipients::{MAX_RECIPIENTS, Opens, OtherRegions, Recipient, Recipients};
 use super::rewrap::{open_to_write, put_page};
-use crate::kms::{EncryptionContext, KeyService};
+use crate::kms::{EncryptionContext, KeyService, KmsError};
 
 /// What is changed about who can open a volume's keys.
 #[derive(Debug, Clone)]
@@ -133,6 +133,8 @@ struct Plan<'a> {
     /// As it shall be.
     new: Descriptor,
     volume: VolumeKeys,
+    /// The KMS key that opened the volume.
+    opened: Option<String>,
     /// Who wraps.
     recipients: Recipients,
     opens: Opens,
@@ -150,10 +152,11 @@ impl<'a> Plan<'a> {
         let recipients = Recipients::new(old.recipients.clone(), old.region.clone(), regions.clone());
         let new = match change {
             Change::Add(recipient) => with_one_more(&old, &volume, recipient, &recipients, &**here)?,
-            Change::Remove(name) => with_one_less(&old, &volume.keys, name)?,
+            Change::Remove(name) => with_one_less(&old, &volume, name)?,
         };
         let opens = Opens::new(&new.region, &new.recipients, None);
-        Ok(Self { here: &**here, change, old, new, volume: volume.keys, recipients, opens })
+        let opened = old.keys.get(volume.opened).map(|key| key.key_arn.clone());
+        Ok(Self { here: &**here, change, old, new, volume: volume.keys, opened, recipients, opens })
     }
 
     fn name(&self) -> &str {
@@ -184,6 +187,12 @@ impl<'a> Plan<'a> {
                         "no mount could open the file any more: nothing else of it is wrapped by a KMS key of the volume's \
                          region; `kmsfs rewrap` or `kmsfs edk add` first",
                     ));
+                }
+                // What opened the volume opens its files. Of any other the name alone says nothing.
+                let sure = left.iter().any(|key| self.opened.as_ref() == Some(&key.key_arn));
+                if wish == Wish::Make && !sure {
+                    let left = Header { keys: left.clone(), ..header.clone() };
+                    FileKeys::unwrap(self.here, &self.opens, &self.volume, &left).map_err(nothing_left)?;
                 }
                 Ok(Some(left))
             }
@@ -312,10 +321,25 @@ fn one(dir: &dyn Dir, name: &[u8], wish: Wish, keep_mtime: bool, work: &Work) ->
     Ok(Some(true))
 }
 
-/// The recipients without the key that is the volume's own: it may have become that by rewrapping.
-fn listed(old: &Descriptor) -> Vec<Recipient> {
-    let own = old.keys.first().map(|key| &key.key_arn);
-    old.recipients.iter().filter(|recipient| Some(&recipient.name) != own).cloned().collect()
+/// Why a file keeps what was to go.
+fn nothing_left(error: VolumeError) -> VolumeError {
+    match error {
+        VolumeError::Key(KmsError { kind, message, holder }) => VolumeError::Key(KmsError {
+            kind,
+            message: format!(
+                "what else the file's key is wrapped for does not open it; `kmsfs rewrap` first: {message}"
+            ),
+            holder,
+        }),
+        error => error,
+    }
+}
+
+/// The recipients without the key that is the volume's own: it may have become that by rewrapping. A first key that did not
+/// open is nobody's for sure.
+fn listed(old: &Descriptor, volume: &Unwrapped) -> Vec<Recipient> {
+    let is_own = |recipient: &&Recipient| volume.own.as_ref().is_ok_and(|own| *own == recipient.name);
+    old.recipients.iter().filter(|recipient| !is_own(recipient)).cloned().collect()
 }
 
 fn with_one_more(
@@ -328,7 +352,7 @@ fn with_one_more(
     if old.keys.first().is_some_and(|key| key.key_arn == recipient.name) {
         return Err(VolumeError::Invalid("that is the volume's own KMS key; everything is under it already"));
     }
-    let mut list = listed(old);
+    let mut list = listed(old, volume);
     match list.iter().find(|there| there.name == recipient.name) {
         Some(there) if there != recipient => {
             return Err(VolumeError::Invalid(
@@ -344,11 +368,15 @@ fn with_one_more(
         }
         None => list.push(recipient.clone()),
     }
+    // Nothing goes, whatever its name and place: they are not authenticated, and what goes could be all that opens the volume.
     let mut keys = old.keys.clone();
-    // For nobody who is not on the list: a removal may have been cut.
-    let own = keys.first().map(|key| key.key_arn.clone());
-    keys.retain(|key| Some(&key.key_arn) == own.as_ref() || list.iter().any(|r| r.name == key.key_arn));
     if !keys.iter().any(|key| key.key_arn == recipient.name) {
+        if keys.len() > MAX_RECIPIENTS {
+            return Err(VolumeError::Invalid(
+                "the volume's key is wrapped for four already, of whom not all are its recipients; `kmsfs edk list` shows \
+                 them, `kmsfs edk remove` ends one",
+            ));
+        }
         keys.push(recipients.wrap(here, recipient, volume.key.expose(), &volume_context(&old.id))?);
     }
     if list == old.recipients {
@@ -357,17 +385,27 @@ fn with_one_more(
     Ok(old.with_recipients(&volume.keys, keys, list))
 }
 
-fn with_one_less(old: &Descriptor, volume: &VolumeKeys, name: &str) -> Result<Descriptor> {
-    if old.keys.first().is_some_and(|key| key.key_arn == name) {
+fn with_one_less(old: &Descriptor, volume: &Unwrapped, name: &str) -> Result<Descriptor> {
+    let opened = old.keys.get(volume.opened).map(|key| key.key_arn.as_str());
+    let first = old.keys.first().is_some_and(|key| key.key_arn == name);
+    // What opened is the own key if it is no recipient's, and then the first is none, if that is another.
+    let is_recipient = |name: &str| old.recipients.iter().any(|recipient| recipient.name == name);
+    if first && (opened == Some(name) || opened.is_none_or(is_recipient)) {
         return Err(VolumeError::Invalid(
             "that is the volume's own KMS key, without which nothing mounts it; `kmsfs rewrap --key` brings the volume under \
              another, which may be one of its recipients",
         ));
     }
-    let list: Vec<_> = listed(old).into_iter().filter(|recipient| recipient.name != name).collect();
+    if opened == Some(name) {
+        return Err(VolumeError::Invalid(
+            "that alone opened the volume's key just now, and without it nothing might; `kmsfs edk list` shows what stands \
+             before it, and `kmsfs audit lookup` why that was refused",
+        ));
+    }
+    let list: Vec<_> = listed(old, volume).into_iter().filter(|recipient| recipient.name != name).collect();
     let keys: Vec<_> = old.keys.iter().filter(|key| key.key_arn != name).cloned().collect();
     if list == old.recipients && keys.len() == old.keys.len() {
         return Ok(old.clone());
     }
-    Ok(old.with_recipients(volume, keys, list))
+    Ok(old.with_recipients(&volume.keys, keys, list))
 }

@@ -1,5 +1,6 @@
 //! Recipients of a volume's keys, against a model: whoever is one opens everything, whoever is not opens nothing.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -9,6 +10,7 @@ use kmsfs::volume::breakglass::BreakGlass;
 use kmsfs::volume::descriptor::Descriptor;
 use kmsfs::volume::disk::Dir;
 use kmsfs::volume::edk::{self, Change, Options, Report};
+use kmsfs::volume::header;
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::recipients::{OtherRegions, Recipient};
 use kmsfs::volume::{Caller, ROOT, Volume, VolumeError, VolumeOptions, rewrap};
@@ -275,6 +277,127 @@ fn a_name_that_opens_nothing_does_not_get_the_keys_of_new_files() {
     let made = bed.home.calls().generate_data_key;
     assert!(matches!(bed.create(), Err(VolumeError::Key(_))));
     assert_eq!(bed.home.calls().generate_data_key, made);
+}
+
+impl Bed {
+    /// What anybody can do who can write to the backing: a wrapped key put before those of the descriptor.
+    fn put_first(&self, key_arn: &str) {
+        let path = self.dir.path().join("kmsfs.json");
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let key = serde_json::json!({ "key_arn": key_arn, "ciphertext": "AAAA" });
+        json["volume_keys"].as_array_mut().unwrap().insert(0, key);
+        std::fs::write(&path, json.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn what_is_put_before_the_own_key_does_not_cost_the_volume() {
+    let own = |bed: &Bed| bed.home.arn(KEY);
+    let others: [fn(&Bed) -> String; 4] = [
+        |bed| bed.home.arn("alias/mine"),
+        |bed| bed.europe.arn("alias/mine"),
+        |bed| bed.recipient(3).name,
+        |bed| bed.home.arn(KEY),
+    ];
+    for (n, other) in others.iter().enumerate() {
+        let mut bed = Bed::new();
+        bed.create().unwrap();
+        if n == 2 {
+            bed.change(&Change::Add(bed.recipient(3))).unwrap();
+        }
+        let name = other(&bed);
+        bed.put_first(&name);
+        bed.change(&Change::Add(bed.recipient(2))).unwrap();
+        assert_eq!(bed.opened_by(2), Some(2), "{n}");
+        bed.change(&Change::Remove(bed.recipient(2).name)).unwrap_or_else(|e| panic!("{n}: {e}"));
+        bed.change(&Change::Add(bed.recipient(1))).unwrap_or_else(|e| panic!("{n}: {e}"));
+        assert_eq!(bed.opened_by(1), Some(2), "{n}");
+        // What opens the volume stays, and so does what stands first, if that can be the own key.
+        assert!(matches!(bed.change(&Change::Remove(own(&bed))), Err(VolumeError::Invalid(_))), "{n}");
+        let volume = bed.mount().unwrap();
+        read(&volume, 1).unwrap_or_else(|e| panic!("{n}: {e}"));
+        volume.close().unwrap();
+        // What was put there can go.
+        if name != own(&bed) {
+            bed.change(&Change::Remove(name)).unwrap();
+            bed.create().unwrap();
+            assert_eq!(bed.opened_by(1), Some(4));
+        }
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_full_of_other_keys_stays_as_it_is() {
+    let mut bed = Bed::new();
+    bed.create().unwrap();
+    bed.change(&Change::Add(bed.recipient(1))).unwrap();
+    for name in ["alias/mine", "alias/too"] {
+        bed.put_first(&bed.home.arn(name));
+    }
+    let before = std::fs::read(bed.dir.path().join("kmsfs.json")).unwrap();
+    assert!(matches!(bed.change(&Change::Add(bed.recipient(2))), Err(VolumeError::Invalid(_))));
+    assert_eq!(std::fs::read(bed.dir.path().join("kmsfs.json")).unwrap(), before);
+    read(&bed.mount().unwrap(), 1).unwrap();
+}
+
+#[test]
+fn a_recipient_that_alone_opens_is_not_removed() {
+    let mut bed = Bed::new();
+    bed.create().unwrap();
+    bed.change(&Change::Add(bed.recipient(0))).unwrap();
+    // Damaged by whatever.
+    let path = bed.dir.path().join("kmsfs.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    json["volume_keys"][0]["ciphertext"] = "AAAA".into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    assert!(matches!(bed.change(&Change::Remove(bed.recipient(0).name)), Err(VolumeError::Invalid(_))));
+    // Nor is the own key: it may be refused for a while only.
+    assert!(matches!(bed.change(&Change::Remove(bed.home.arn(KEY))), Err(VolumeError::Invalid(_))));
+    read(&bed.mount().unwrap(), 1).unwrap();
+}
+
+#[test]
+fn a_file_keeps_what_opens_it_before_a_name_that_does_not() {
+    let mut bed = Bed::new();
+    bed.create().unwrap();
+    bed.change(&Change::Add(bed.recipient(0))).unwrap();
+    let files = || {
+        let entries = std::fs::read_dir(bed.dir.path()).unwrap().map(|entry| entry.unwrap());
+        let files = entries.filter(|entry| entry.metadata().unwrap().is_file());
+        files.map(|entry| entry.path()).filter(|path| !path.ends_with("kmsfs.json")).collect::<Vec<_>>()
+    };
+    let before: Vec<_> = files().into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+    assert_eq!(before.len(), 2);
+    // As `rewrap` to a third key, cut before it came to the files; one has its own key's entry spoilt.
+    let options = rewrap::Options {
+        key_id: Some("alias/third".into()),
+        below: Vec::new(),
+        change_service: false,
+        keep_mtime: true,
+        dry_run: false,
+        threads: 1,
+    };
+    let here: Arc<dyn KeyService> = bed.home.clone();
+    let nowhere = |_: &str| -> Result<Arc<dyn KeyService>, VolumeError> { panic!("no") };
+    rewrap::rewrap(&bed.root(), &here, &nowhere, &options, &|| ()).unwrap();
+    for (n, (bytes, path)) in before.iter().enumerate() {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        let mut page: Box<header::Page> = Box::new(bytes[..4096].try_into().unwrap());
+        if n == 0 {
+            let mut keys = header::Header::parse(&page[..]).unwrap().keys;
+            keys[0].ciphertext = vec![0; 3];
+            page = header::with_keys(&page, &keys).unwrap();
+        }
+        file.write_all_at(&page[..], 0).unwrap();
+    }
+    let change = Change::Remove(bed.recipient(0).name);
+    let report = edk::change(&bed.root(), &here, &bed.regions(), &change, &OPTIONS, &|| ()).unwrap();
+    assert_eq!((report.changed, report.failed.count), (1, 1), "{report:?}");
+    let volume = bed.mount().unwrap();
+    for n in 0..2 {
+        read(&volume, n).unwrap();
+    }
+    volume.close().unwrap();
 }
 
 #[test]
