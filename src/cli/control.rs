@@ -1,6 +1,8 @@
 //! The other end of a mount's control socket, and what a mount's process is to those who use it.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,10 +20,15 @@ use crate::kms::KeyService;
 use crate::mount::control::{
     Answer, Asked, Failure, FailureKind, Household, Request, VERSION, WhileHeld, connect,
 };
+use crate::volume::descriptor::Descriptor;
+use crate::volume::host::HostDir;
 use crate::volume::{Still, VolumeError};
 
 /// How long a hold lasts at most, if nothing else is said.
 pub const HOLD: u64 = 60;
+
+/// The longest line of an answer: reports list a few failures, by their paths.
+const LONGEST: u64 = 1 << 20;
 
 /// A connection to the mount that has a volume open for writing.
 pub struct Control {
@@ -30,11 +37,22 @@ pub struct Control {
 }
 
 impl Control {
-    /// None if the volume is not mounted read-write, or elsewhere.
+    /// None if the volume is not mounted read-write, or elsewhere. Who serves the socket must be somebody to be believed:
+    /// whoever can write to the volume's private directory can put one there, and say that a volume is held which is not.
     pub fn connect(volume: &Path) -> Result<Option<Self>> {
         let failed = |e| CliError::io("the control socket of the mount of", volume, e);
-        let stream = connect(volume).map_err(failed)?;
-        Ok(stream.map(|stream| Self { volume: volume.to_owned(), lines: BufReader::new(stream) }))
+        let Some(stream) = connect(volume).map_err(failed)? else { return Ok(None) };
+        let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|e| failed(e.into()))?.uid.as_raw();
+        let own = rustix::process::geteuid().as_raw();
+        if !Users::here().believes(peer, own, owner(volume)) {
+            return Err(CliError::Failed(format!(
+                "the control socket of the mount of {} is served by uid {peer}, who is neither root, nor you (uid {own}), nor known \
+                 as the volume's owner, and so is not believed; run this as the user who mounted the volume, in the same user \
+                 namespace, or unmount it first",
+                volume.display()
+            )));
+        }
+        Ok(Some(Self { volume: volume.to_owned(), lines: BufReader::new(stream) }))
     }
 
     /// One request, with whatever it answers; `progress` is told how much of how many is done.
@@ -50,8 +68,17 @@ impl Control {
     /// Holds the volume still for at most `seconds`.
     pub fn hold_for(mut self, seconds: u64) -> Result<Held> {
         self.send(&Request::Hold { seconds })?;
-        let state = self.result(&mut |_, _| ())?;
-        Ok(Held { control: self, state })
+        let Still { volume_id, .. } = self.result(&mut |_, _| ())?;
+        // A socket's name can lead to the mount of another volume, which is held then and not this one.
+        let volume = |e| CliError::volume(&self.volume, e);
+        let root = HostDir::open(&self.volume).map_err(|e| CliError::io("the volume", &self.volume, e))?;
+        if hex::encode(Descriptor::read(&*root).map_err(volume)?.id) != volume_id {
+            return Err(CliError::Failed(format!(
+                "the control socket in {} is that of another volume's mount; unmount both, and mount this one again",
+                self.volume.display()
+            )));
+        }
+        Ok(Held { control: self })
     }
 
     fn send(&mut self, request: &impl Serialize) -> Result<()> {
@@ -70,7 +97,12 @@ impl Control {
         let volume = self.volume.display();
         loop {
             let mut line = String::new();
-            let read = self.lines.read_line(&mut line);
+            let read = (&mut self.lines).take(LONGEST).read_line(&mut line);
+            if line.len() as u64 == LONGEST && !line.ends_with('\n') {
+                return Err(CliError::Failed(format!(
+                    "the mount of {volume} gave an answer of over {LONGEST} bytes, which no mount does"
+                )));
+            }
             if read.is_err() || !line.ends_with('\n') {
                 return Err(CliError::Failed(format!(
                     "the mount of {volume} ended before it had answered; `kmsfs status` shows it"
@@ -91,9 +123,6 @@ impl Control {
 /// A volume that is held still: nothing changes in the backing tree. Dropping it lets the mount go on.
 pub struct Held {
     control: Control,
-    #[expect(dead_code, reason = "for snapshots, which come next")]
-    /// What is held.
-    pub state: Still,
 }
 
 impl Held {
@@ -110,6 +139,41 @@ impl Held {
     fn ask(&mut self, request: &WhileHeld) -> Result<()> {
         self.control.send(request)?;
         self.control.result::<Value>(&mut |_, _| ()).map(drop)
+    }
+}
+
+/// Owner of a volume: of its descriptor, if its directory is that user's too. Who can write to the directory of somebody else
+/// can put a descriptor of his own there.
+fn owner(volume: &Path) -> Option<u32> {
+    let descriptor = fs::symlink_metadata(volume.join("kmsfs.json")).ok()?;
+    let directory = fs::metadata(volume).ok()?;
+    (descriptor.is_file() && descriptor.uid() == directory.uid()).then(|| descriptor.uid())
+}
+
+/// What user ids mean in this process's user namespace.
+struct Users {
+    /// Stands for every user whom the namespace does not have, so that equal ones may be different users; None where it has all.
+    nobody_known: Option<u32>,
+}
+
+impl Users {
+    fn here() -> Self {
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+        Self::of(&map, overflow.trim().parse().unwrap_or(65534))
+    }
+
+    /// `map` in the form of /proc/self/uid_map.
+    fn of(map: &str, overflow: u32) -> Self {
+        let lines = map.lines().map(|line| line.split_whitespace().map(str::parse).collect::<Vec<_>>());
+        let sizes = lines.map(|line| if let [_, _, Ok(size)] = line[..] { size } else { 0u64 });
+        let all = sizes.fold(0, u64::saturating_add) >= u64::from(u32::MAX);
+        Self { nobody_known: (!all).then_some(overflow) }
+    }
+
+    /// Whether a socket that `peer` serves tells the truth about a volume of this owner, to this user.
+    fn believes(&self, peer: u32, own: u32, owner: Option<u32>) -> bool {
+        self.nobody_known != Some(peer) && (peer == 0 || peer == own || owner == Some(peer))
     }
 }
 
@@ -174,6 +238,33 @@ impl Household for Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_believed_of_root_oneself_and_the_owner() {
+        let all = Users::of("         0          0 4294967295\n", 65534);
+        assert_eq!(all.nobody_known, None);
+        for (peer, own, owner, believed) in [
+            (0, 1000, None, true),
+            (1000, 1000, None, true),
+            (1001, 1000, None, false),
+            (1001, 0, None, false),
+            (1001, 0, Some(1000), false),
+            (1001, 0, Some(1001), true),
+            // A user like any other, where there is nobody whom the namespace does not have.
+            (65534, 65534, None, true),
+            (65534, 0, Some(65534), true),
+            (65534, 0, Some(0), false),
+        ] {
+            assert_eq!(all.believes(peer, own, owner), believed, "{peer} {own} {owner:?}");
+        }
+        // In `unshare -Ur` and in a container with 65536 ids all others look the same.
+        for map in ["0 1000 1", "0 100000 65536", "0 1000 1\n1 100000 65536", "", "a b c"] {
+            let some = Users::of(map, 65534);
+            assert!(!some.believes(65534, 65534, Some(65534)), "{map}");
+            assert!(!some.believes(65534, 0, Some(65534)), "{map}");
+            assert!(some.believes(0, 0, None) && some.believes(7, 7, None) && some.believes(7, 0, Some(7)));
+        }
+    }
 
     #[test]
     fn an_error_keeps_its_exit_code_over_the_socket() {

@@ -268,9 +268,9 @@ impl Drop for Control {
     }
 }
 
-/// The private directory of the volume at `path`.
+/// The private directory of the volume at `path`; a link would lead to that of another.
 fn private_dir(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path.join(".kmsfs"), flags, Mode::empty())?)
 }
 
@@ -303,7 +303,8 @@ fn listening(private: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to the mount that has the volume at `path` open for writing; None if none has, or not here.
+/// Connects to the mount that has the volume at `path` open for writing; None if none has, or not here. Whoever can write to
+/// the private directory can serve something there: who it is (SO_PEERCRED) is the caller's matter.
 ///
 /// # Errors
 /// The system's, such as a lack of permission.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 use kmsfs::volume::disk::Change;
 use kmsfs::volume::host::HostDir;
 use kmsfs::volume::{ROOT, SetAttr, Volume, VolumeError, VolumeOptions};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 use serde_json::{Value, json};
 
 use crate::fake::{FakeKms, KEY};
@@ -199,6 +203,114 @@ fn the_socket_is_the_owners_alone_goes_with_the_mount_and_replaces_a_dead_ones()
     assert_eq!(Asker::new(&bed).ask(&json!({"verb": "status"}))["answer"], "result");
     bed.unmount();
     assert!(!socket.exists());
+}
+
+/// Serves a socket where a mount would, by a thread with this effective user id: to each line it gives the answer.
+fn pretend(bed: &Bed, uid: u32, answer: impl Fn(&mut UnixStream) + Send + 'static) {
+    let private = File::open(bed.vault().join(".kmsfs")).unwrap();
+    let _ = fs::remove_file(bed.vault().join(".kmsfs/control"));
+    let (ready, wait) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        let path = format!("/proc/self/fd/{}/control", private.as_raw_fd());
+        bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        let [real, saved] = [rustix::process::getuid(), rustix::process::geteuid()];
+        // The kernel notes who listens. It is this thread's id alone.
+        set_thread_res_uid(real, Uid::from_raw(uid), saved).unwrap();
+        listen(&socket, 4).unwrap();
+        set_thread_res_uid(real, saved, saved).unwrap();
+        ready.send(()).unwrap();
+        // Ends with the process.
+        for stream in UnixListener::from(socket).incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(stream);
+            while lines.read_line(&mut String::new()).is_ok_and(|read| read > 0) {
+                answer(lines.get_mut());
+            }
+        }
+    });
+    wait.recv().unwrap();
+}
+
+/// A hold that is none.
+fn lie(bed: &Bed) -> impl Fn(&mut UnixStream) + Send + 'static {
+    let volume: Value = serde_json::from_slice(&fs::read(bed.vault().join("kmsfs.json")).unwrap()).unwrap();
+    let held =
+        json!({"volume_id": volume["volume_id"], "epoch": 1, "now": {"sec": 1, "nsec": 0}, "marker": []});
+    let line = format!("{}\n", json!({"answer": "result", "result": held}));
+    move |stream| {
+        let _ = stream.write_all(line.as_bytes());
+    }
+}
+
+#[test]
+fn a_hold_is_believed_of_nobody_else_than_who_may_know() {
+    const OTHER: u32 = 12_345;
+    let bed = Bed::new();
+    // Of oneself it is.
+    pretend(&bed, rustix::process::geteuid().as_raw(), lie(&bed));
+    assert!(bed.command(["hold", "vault", "touch", "held"]).status().unwrap().code() == Some(0));
+    assert!(bed.dir().join("held").exists());
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can act as another user");
+        return;
+    }
+    pretend(&bed, OTHER, lie(&bed));
+    fs::remove_file(bed.dir().join("held")).unwrap();
+    let refused = |args: &[&str]| {
+        let (code, error) = bed.refused_with(args);
+        assert!(
+            code == 1 && error.contains("uid 12345") && error.contains("not believed"),
+            "{args:?}: {error}"
+        );
+    };
+    refused(&["hold", "vault", "touch", "held"]);
+    refused(&["snapshot", "create", "vault"]);
+    refused(&["rewrap", "vault"]);
+    assert!(!bed.dir().join("held").exists());
+    assert!(!bed.vault().join(".kmsfs/snapshots/snapshots").exists());
+    // A descriptor that he put into the directory of somebody else makes him no owner.
+    std::os::unix::fs::chown(bed.vault().join("kmsfs.json"), Some(OTHER), None).unwrap();
+    refused(&["hold", "vault", "touch", "held"]);
+    // His own volume is his.
+    std::os::unix::fs::chown(bed.vault(), Some(OTHER), None).unwrap();
+    bed.run(["hold", "vault", "touch", "held"]);
+    assert!(bed.dir().join("held").exists());
+}
+
+#[test]
+fn an_answer_without_end_is_not_read_to_it() {
+    let bed = Bed::new();
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = written.clone();
+    pretend(&bed, rustix::process::geteuid().as_raw(), move |stream| {
+        for _ in 0..256 {
+            if stream.write_all(&[b'x'; 1 << 16]).is_err() {
+                break;
+            }
+            count.fetch_add(1 << 16, Ordering::SeqCst);
+        }
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    });
+    let (code, error) = bed.refused_with(["hold", "vault", "true"]);
+    assert!(code == 1 && error.contains("over 1048576 bytes"), "{error}");
+    assert!(written.load(Ordering::SeqCst) < 4 << 20);
+}
+
+#[test]
+fn a_socket_that_leads_to_another_volumes_mount_holds_nothing() {
+    let bed = Bed::mounted();
+    fs::create_dir(bed.dir().join("other")).unwrap();
+    bed.run(["init", "other"]);
+    let socket = bed.dir().join("other/.kmsfs/control");
+    std::os::unix::fs::symlink(bed.vault().join(".kmsfs/control"), &socket).unwrap();
+    let (code, error) = bed.refused_with(["hold", "other", "true"]);
+    assert!(code == 1 && error.contains("another volume's mount"), "{error}");
+    // Nor by the directory's name.
+    fs::remove_file(&socket).unwrap();
+    fs::rename(bed.dir().join("other/.kmsfs"), bed.dir().join("aside")).unwrap();
+    std::os::unix::fs::symlink(bed.vault().join(".kmsfs"), bed.dir().join("other/.kmsfs")).unwrap();
+    assert_eq!(bed.refused_with(["hold", "other", "true"]).0, 1);
 }
 
 #[test]
