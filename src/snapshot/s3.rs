@@ -1,14 +1,19 @@
-//! A depot in a bucket that speaks the S3 protocol.
+//! A depot in a bucket that speaks the S3 protocol. The server is not trusted: of no answer more is read than can be, and no
+//! listing goes on for ever.
 //!
 //! Large objects are uploaded in parts, each of which is sent again if its connection is cut; nothing is seen of one until
 //! it is completed. An upload that a kill cut off leaves parts that cost storage and are not seen: a bucket's lifecycle
 //! rule for incomplete uploads takes them away. A bucket has no lock: one command at a time is the caller's matter.
 
+mod bounded;
+
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::list::{PaginatedListOptions, PaginatedListStore as _};
 use object_store::path::Path;
 use object_store::{
     BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig,
@@ -28,6 +33,12 @@ const AT_ONCE: usize = 4;
 const PIECE: u64 = 256 << 10;
 /// Such pieces that are kept: 16 MiB.
 const KEPT: usize = 64;
+/// Names that a listing may have: packs of 256 TiB, or as many snapshots.
+const MOST_NAMES: usize = 1 << 20;
+/// Longer names are none of ours, as in a directory.
+const LONGEST_NAME: usize = 255;
+/// Pages of a listing without a new name, one after the other. There are some where many objects were deleted.
+const IDLE_PAGES: usize = 100;
 /// How long one attempt may take, by what it does.
 const CONNECT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
@@ -51,7 +62,7 @@ pub struct S3Options {
 
 /// See above.
 pub struct S3Depot {
-    store: Arc<dyn ObjectStore>,
+    store: Arc<AmazonS3>,
     runtime: Arc<Runtime>,
     url: String,
     prefix: String,
@@ -115,6 +126,7 @@ impl S3Depot {
         }
         let store = builder
             .with_bucket_name(&options.bucket)
+            .with_http_connector(bounded::Bounded)
             .with_retry(RetryConfig { backoff, max_retries: 20, retry_timeout: patience })
             .build()
             .map_err(|e| refused(e.to_string()))?;
@@ -284,13 +296,41 @@ impl Depot for S3Depot {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let found = self.runtime.block_on(self.store.list_with_delimiter(Some(&self.path(prefix))));
-        let found = found.map_err(|e| self.failed("listing", prefix, e))?;
-        let objects = found.objects.iter().map(|object| &object.location);
-        let names = objects.chain(&found.common_prefixes).filter_map(Path::filename);
-        let mut names: Vec<String> = names.map(str::to_owned).collect();
-        names.sort();
-        Ok(names)
+        let below = format!("{}/", self.path(prefix));
+        let endless = |why: &str| {
+            let place = format!("{}/{prefix}", self.url);
+            SnapshotError::damaged(format!("{place} cannot be listed, for the server {why}"))
+        };
+        let mut names = BTreeSet::new();
+        let (mut token, mut idle) = (None, 0);
+        loop {
+            let options = PaginatedListOptions {
+                delimiter: Some("/".into()),
+                page_token: token.clone(),
+                ..PaginatedListOptions::default()
+            };
+            let page = self.runtime.block_on(self.store.list_paginated(Some(&below), options));
+            let page = page.map_err(|e| self.failed("listing", prefix, e))?;
+            let before = names.len();
+            let objects = page.result.objects.iter().map(|object| &object.location);
+            let found = objects.chain(&page.result.common_prefixes).filter_map(Path::filename);
+            names.extend(found.filter(|name| name.len() <= LONGEST_NAME).map(str::to_owned));
+            let next = page.page_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return Ok(names.into_iter().collect());
+            }
+            if next == token {
+                return Err(endless("goes on where it began"));
+            }
+            token = next;
+            idle = if names.len() > before { 0 } else { idle + 1 };
+            if idle > IDLE_PAGES {
+                return Err(endless("goes on and tells nothing new"));
+            }
+            if names.len() > MOST_NAMES {
+                return Err(endless("tells of over a million names"));
+            }
+        }
     }
 
     fn delete(&self, path: &str) -> Result<()> {

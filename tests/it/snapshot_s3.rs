@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use kmsfs::snapshot::SnapshotError;
 use kmsfs::snapshot::catalogue::{self, Snapshot};
 use kmsfs::snapshot::create::{self, Ends, Options, Unmounted};
 use kmsfs::snapshot::depot::Depot;
@@ -93,6 +94,10 @@ impl Proxy {
 }
 
 fn depot(address: SocketAddr, prefix: &str) -> Arc<dyn Depot> {
+    patient_depot(address, prefix, Duration::from_secs(60))
+}
+
+fn patient_depot(address: SocketAddr, prefix: &str, patience: Duration) -> Arc<dyn Depot> {
     let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let options = S3Options {
         bucket: BUCKET.into(),
@@ -103,7 +108,7 @@ fn depot(address: SocketAddr, prefix: &str) -> Arc<dyn Depot> {
             setting("aws_secret_access_key", "test"),
             setting("aws_region", HERE),
         ],
-        patience: Some(Duration::from_secs(60)),
+        patience: Some(patience),
     };
     Arc::new(S3Depot::open(options).unwrap())
 }
@@ -218,4 +223,144 @@ fn snapshots_are_taken_to_a_bucket_listed_and_deleted() {
     assert!(output.status.code() == Some(1) && words.contains("s3://no-such-bucket"), "{words}");
     let events = json(&bed, &["audit", "lookup", "--event", "DeleteSnapshot", "--json"]);
     assert_eq!(events["Events"].as_array().unwrap().len(), 2);
+}
+
+/// A server that answers each request as it is told, by its first line, and counts the bytes that were taken.
+struct Liar {
+    address: SocketAddr,
+    written: Arc<AtomicUsize>,
+    asked: Arc<AtomicUsize>,
+}
+
+/// The head of an answer, and what follows again and again until the other side goes, or 64 MiB.
+type Lie = (String, Vec<u8>);
+
+impl Liar {
+    fn new(lie: impl Fn(&str, usize) -> Lie + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (written, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (count, number) = (written.clone(), asked.clone());
+        // Ends with the process.
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(io::Result::ok) {
+                let mut request = Vec::new();
+                let mut byte = [0];
+                while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+                    request.push(byte[0]);
+                }
+                let request = String::from_utf8_lossy(&request).into_owned();
+                let (head, again) = lie(&request, number.fetch_add(1, Ordering::SeqCst));
+                if stream.write_all(head.as_bytes()).is_err() || again.is_empty() {
+                    continue;
+                }
+                for _ in 0..(64 << 20) / again.len() {
+                    if stream.write_all(&again).is_err() {
+                        break;
+                    }
+                    count.fetch_add(again.len(), Ordering::SeqCst);
+                }
+            }
+        });
+        Self { address, written, asked }
+    }
+
+    fn depot(&self) -> Arc<dyn Depot> {
+        patient_depot(self.address, "", Duration::from_secs(2))
+    }
+
+    /// Bytes of endless answers that were taken since, socket buffers included.
+    fn written(&self) -> usize {
+        self.written.swap(0, Ordering::SeqCst)
+    }
+}
+
+const ENDLESS: &str = "Connection: close\r\nETag: \"e\"\r\nLast-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\n";
+
+/// One page of a listing; the last, if there is no token.
+fn page(name: &str, token: Option<&str>) -> Lie {
+    let more = token.map_or(String::new(), |t| format!("<NextContinuationToken>{t}</NextContinuationToken>"));
+    let body = format!(
+        "<ListBucketResult><IsTruncated>{}</IsTruncated>{more}<CommonPrefixes><Prefix>{name}/</Prefix></CommonPrefixes>\
+         </ListBucketResult>",
+        token.is_some()
+    );
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length:";
+    (format!("{head} {}\r\n\r\n{body}", body.len()), Vec::new())
+}
+
+fn assert_endless(liar: &Liar, most: usize) {
+    let error = liar.depot().list("snapshots").unwrap_err();
+    assert!(matches!(error, SnapshotError::Damaged(_)), "{error}");
+    assert!(error.to_string().contains("s3://snaps/snapshots cannot be listed"), "{error}");
+    let asked = liar.asked.load(Ordering::SeqCst);
+    assert!(asked <= most, "{asked} pages");
+}
+
+#[test]
+fn a_listing_that_never_ends_is_refused() {
+    // A token that leads to itself; a circle of three; new tokens for ever, and no new name. At last they would end.
+    let token = |n: usize, token: String| page("snapshots/one", (n < 500).then_some(&token));
+    assert_endless(&Liar::new(move |_, n| token(n, "again".into())), 2);
+    assert_endless(&Liar::new(move |_, n| token(n, format!("t{}", n % 3))), 110);
+    assert_endless(&Liar::new(move |_, n| token(n, format!("t{n}"))), 110);
+    // Empty pages between others are none of that, and a name that is told twice is one.
+    let honest = Liar::new(|_, n| {
+        page(&format!("snapshots/s{}", n / 50), (n < 200).then(|| format!("t{n}")).as_deref())
+    });
+    assert_eq!(honest.depot().list("snapshots").unwrap(), ["s0", "s1", "s2", "s3", "s4"]);
+    // Nor what no directory has.
+    let long = Liar::new(|_, n| match n {
+        0 => page(&format!("snapshots/{}", "x".repeat(300)), Some("t")),
+        _ => page("snapshots/s", None),
+    });
+    assert_eq!(long.depot().list("snapshots").unwrap(), ["s"]);
+}
+
+#[test]
+fn no_more_of_an_answer_is_read_than_was_asked_for() {
+    // What lies in the sockets' buffers counts as taken, of the answer before too, which the server may still be giving.
+    const BUFFERS: usize = 2 * (12 << 20);
+    let liar = Liar::new(|request, _| {
+        let ranged = request.to_lowercase();
+        let range = ranged.split_once("range: bytes=").and_then(|(_, rest)| rest.split("\r\n").next());
+        let head = match range {
+            _ if request.contains("list-type=2") => {
+                let name = "<CommonPrefixes><Prefix>snapshots/one/</Prefix></CommonPrefixes>".repeat(1000);
+                return (format!("HTTP/1.1 200 OK\r\n{ENDLESS}\r\n<ListBucketResult>"), name.into_bytes());
+            }
+            _ if request.contains("denied") => format!("HTTP/1.1 403 Forbidden\r\n{ENDLESS}\r\n"),
+            _ if request.starts_with("HEAD") => {
+                return (
+                    format!("HTTP/1.1 200 OK\r\n{ENDLESS}Content-Length: {}\r\n\r\n", u64::MAX),
+                    Vec::new(),
+                );
+            }
+            Some(range) => format!(
+                "HTTP/1.1 206 Partial Content\r\n{ENDLESS}Content-Length: {}\r\nContent-Range: bytes {range}/{}\r\n\r\n",
+                64 << 20,
+                u64::MAX
+            ),
+            None => format!("HTTP/1.1 500 Internal Server Error\r\n{ENDLESS}\r\n"),
+        };
+        (head, vec![b'y'; 1 << 16])
+    });
+    let there = liar.depot();
+    // Through the kept pieces, and past them.
+    for len in [1000, 700_000] {
+        let mut buf = vec![0; len];
+        assert_eq!(there.read_at("packs/p", 4096, &mut buf).unwrap(), len);
+        assert!(buf.iter().all(|byte| *byte == b'y'));
+        let written = liar.written();
+        assert!(written < BUFFERS, "{written} for {len}");
+    }
+    assert_eq!(there.len("packs/p").unwrap(), u64::MAX);
+    assert!(matches!(there.get("snapshots/one/snapshot.json", 300_000), Err(SnapshotError::Damaged(_))));
+    assert!(liar.written() < BUFFERS);
+    let error = there.read_at("packs/denied", 0, &mut [0; 10]).unwrap_err();
+    assert!(matches!(error, SnapshotError::Depot { .. }), "{error}");
+    assert!(liar.written() < BUFFERS);
+    let error = there.list("snapshots").unwrap_err().to_string();
+    assert!(error.contains("longer than any can be"), "{error}");
+    assert!(liar.written() < BUFFERS + (16 << 20));
 }
