@@ -489,14 +489,22 @@ impl Core {
         let (from, to) = (self.directory(parent)?, self.directory(to_parent)?);
         let old = self.keys.encode_name(&from.id, name)?;
         let new = self.keys.encode_name(&to.id, to_name)?;
-        let moving = from.dir.stat_at(&old.entry).on_entry(STAT)?;
-        let replaced = match to.dir.stat_at(&new.entry).on_entry(STAT) {
-            Err(VolumeError::NotFound) => None,
-            stat => Some(stat?),
-        };
+        // A directory that is replaced is locked too, which only its name tells: looked at again under its lock.
         let mut locked = vec![parent, to_parent];
-        locked.extend(replaced.iter().filter(|s| s.kind == Kind::Directory).map(|s| self.nodes.id_of(s.ino)));
-        let _names = self.lock_directories(&locked);
+        let (moving, replaced, _names) = loop {
+            let names = self.lock_directories(&locked);
+            let moving = from.dir.stat_at(&old.entry).on_entry(STAT)?;
+            let replaced = match to.dir.stat_at(&new.entry).on_entry(STAT) {
+                Err(VolumeError::NotFound) => None,
+                stat => Some(stat?),
+            };
+            let directory =
+                replaced.iter().find(|s| s.kind == Kind::Directory).map(|s| self.nodes.id_of(s.ino));
+            match directory.filter(|directory| !locked.contains(directory)) {
+                None => break (moving, replaced, names),
+                Some(directory) => locked = vec![parent, to_parent, directory],
+            }
+        };
         let from_link = Link { parent, entry: old.entry.clone() };
         let to_link = Link { parent: to_parent, entry: new.entry.clone() };
         let what = "renaming";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kmsfs::volume::disk::RenameMode;
 use kmsfs::volume::host::HostDir;
-use kmsfs::volume::{NodeId, ROOT, Volume};
+use kmsfs::volume::{NodeId, ROOT, Volume, VolumeError};
 
 use crate::fake::{FakeKms, KEY};
 use crate::handles::{READ, READ_WRITE};
@@ -80,5 +80,40 @@ fn a_file_that_is_made_while_another_is_removed_is_whole() {
         }
     });
     assert!(shared.load(Ordering::SeqCst) > 0, "no number was given again");
+    volume.close().unwrap();
+}
+
+/// What a name stands for is looked at under the locks: others who rename to it, or take it away, cannot come between.
+#[test]
+fn renames_to_one_name_meet_nobody_else_halfway() {
+    let (temp, kms) = (tempfile::tempdir().unwrap(), FakeKms::new());
+    let dir = HostDir::open(temp.path()).unwrap();
+    Volume::init(&*dir, &*kms, KEY).unwrap();
+    let volume = Volume::open(dir, kms.clone(), kms.clone(), options()).unwrap();
+    let until = Instant::now() + Duration::from_millis(1500);
+    let of = |n: usize| volume.mkdir(CALLER, ROOT, format!("{n}").as_bytes(), 0o700).unwrap().node;
+    let (dirs, shared) = ([of(0), of(1), of(2)], of(3));
+    thread::scope(|scope| {
+        for own in dirs {
+            let volume = &volume;
+            scope.spawn(move || {
+                while Instant::now() < until {
+                    let file = create(volume, own, b"file", b"content");
+                    volume.rename(own, b"file", shared, b"file", RenameMode::Replace).unwrap();
+                    volume.forget(file, 1);
+                    let made = volume.mkdir(CALLER, own, b"directory", 0o700).unwrap().node;
+                    volume.rename(own, b"directory", shared, b"directory", RenameMode::Replace).unwrap();
+                    volume.forget(made, 1);
+                }
+            });
+        }
+        scope.spawn(|| {
+            while Instant::now() < until {
+                for gone in [volume.unlink(shared, b"file"), volume.rmdir(shared, b"directory")] {
+                    assert!(matches!(gone, Ok(()) | Err(VolumeError::NotFound)), "{gone:?}");
+                }
+            }
+        });
+    });
     volume.close().unwrap();
 }
