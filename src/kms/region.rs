@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -25,7 +25,7 @@ use super::together::Record;
 use super::{KmsError, KmsErrorKind, events, imported, related, rows, schedule};
 use crate::audit::{self, AuditError};
 use crate::iam::{AccountId, AliasName, KeyId, Region};
-use crate::store::{Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
+use crate::store::{self, Durability, ReadTx, SqliteStore, Store, StoreError, WriteTx};
 
 /// How often the thread looks.
 const BEAT: Duration = Duration::from_millis(250);
@@ -169,8 +169,7 @@ impl RegionService {
     pub fn start(core: Arc<Core>) -> Result<Arc<Self>, HomeError> {
         let stop = Arc::new(Stop::default());
         let (kept, stopped) = (core.clone(), stop.clone());
-        let thread =
-            thread::Builder::new().name("kms-keeper".to_owned()).spawn(move || keep(&kept, &stopped));
+        let thread = store::housekeeper("kms-keeper", move || keep(&kept, &stopped));
         let thread = thread.map_err(|e| StoreError::Engine(format!("no thread for the key service: {e}")))?;
         Ok(Arc::new(Self { core, stop, keeper: Some(thread) }))
     }

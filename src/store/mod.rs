@@ -1,11 +1,13 @@
 //! Layer 2: one transactional store of ordered keys and values. Every layer above owns its collections.
 
 mod copy;
+mod housekeeping;
 mod sqlite;
 
 use std::ops::Bound;
 
 pub use copy::{Moment, check_file};
+pub use housekeeping::housekeeper;
 pub use sqlite::SqliteStore;
 
 /// Shorthand.

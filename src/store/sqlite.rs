@@ -13,7 +13,7 @@ use std::ops::Bound;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -21,7 +21,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params, params_from_iter};
 
-use super::{Durability, Item, ReadTx, Result, Store, StoreError, WriteTx};
+use super::{Durability, Item, ReadTx, Result, Store, StoreError, WriteTx, housekeeper};
 
 /// How long a transaction waits for another process.
 const BUSY_SECONDS: u64 = 10;
@@ -98,7 +98,7 @@ impl SqliteStore {
         let syncer = Arc::new(Syncer { state: Mutex::default(), wake: Condvar::new() });
         let thread = {
             let (syncer, writer, path) = (syncer.clone(), writer.clone(), path.to_owned());
-            thread::Builder::new().name("store-sync".to_owned()).spawn(move || syncer.run(&path, &writer))
+            housekeeper("store-sync", move || syncer.run(&path, &writer))
         };
         let thread = Some(thread.map_err(|e| refused(e.to_string()))?);
         Ok(Self {
@@ -526,6 +526,8 @@ mod tests {
 
     use proptest::collection::vec;
     use proptest::prelude::*;
+
+    use std::thread;
 
     use super::*;
     use crate::store::prefix_end;
