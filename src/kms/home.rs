@@ -53,7 +53,7 @@ pub enum HomeError {
     },
     /// No such region in this home.
     #[error(
-        "the key service {path} has no region {region}; it has {present}; `kmsfs init --region {region}` makes it"
+        "the key service {path} has no region {region}; it has {present}; `kmsfs init --region {region} VOLUME` makes it"
     )]
     NoRegion {
         /// The home.

@@ -125,7 +125,7 @@ fn a_key_is_copied_to_another_region_and_led_from_there() {
     let key = made["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned();
     assert!(key.starts_with("mrk-"), "{key}");
     let error = bed.refused(["key", "replicate", "alias/wide", "--to", "eu-west-1"]);
-    assert!(error.contains("kmsfs init --region eu-west-1"), "{error}");
+    assert!(error.contains("`kmsfs init --region eu-west-1 VOLUME` makes it"), "{error}");
     bed.run(["init", "--region", "eu-west-1", "far"]);
     let text = bed.run(["key", "replicate", "alias/wide", "--to", "eu-west-1"]);
     assert!(text.contains("Enabled") && text.contains("eu-west-1"), "{text}");

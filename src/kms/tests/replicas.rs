@@ -109,7 +109,7 @@ fn what_cannot_be_replicated_is_refused() {
     assert_eq!(kind(replicate(&here, &single, "eu-west-1")), Some(KmsErrorKind::UnsupportedOperation));
     let absent = replicate(&here, &key, "sa-east-1").unwrap_err();
     assert_eq!(absent.kind, KmsErrorKind::NotFound);
-    assert!(absent.message.contains("kmsfs init --region sa-east-1"), "{}", absent.message);
+    assert!(absent.message.contains("`kmsfs init --region sa-east-1 VOLUME` makes it"), "{}", absent.message);
     assert_eq!(kind(replicate(&here, &key, "us-east-1")), Some(KmsErrorKind::AlreadyExists));
     assert_eq!(kind(replicate(&here, &key, "nowhere")), Some(KmsErrorKind::Validation));
     assert_eq!(kind(replicate(&here, &key, "cn-north-1")), Some(KmsErrorKind::UnsupportedOperation));
