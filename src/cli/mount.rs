@@ -20,7 +20,7 @@ use crate::mount::control::Control;
 use crate::mount::{MountError, MountOptions, Mounted};
 use crate::volume::disk::Dir;
 use crate::volume::host::HostDir;
-use crate::volume::{Volume, VolumeOptions};
+use crate::volume::{Volume, VolumeError, VolumeOptions};
 
 /// How often the key service is asked whether a decision may have changed.
 const TICK: Duration = Duration::from_millis(250);
@@ -222,7 +222,13 @@ impl Plan<'_> {
         let regions = service::regions(&self.global, source.passphrase.clone());
         let options = VolumeOptions { regions, ..how.volume_options(source, &service) };
         let volume = Volume::open(dir, service.keys, service.ledger, options);
-        let volume = Arc::new(volume.map_err(|e| CliError::volume(path, e))?);
+        let volume = Arc::new(volume.map_err(|e| match e {
+            // Of all that need a volume to themselves only a mount can do with less.
+            VolumeError::InUse => {
+                CliError::Busy(format!("{}: {e}, or let all its mounts be read-only", path.display()))
+            }
+            e => CliError::volume(path, e),
+        })?);
         known::volume(&self.global, path);
         // Files get the modes that programs ask the mount for; the kernel has applied their umask.
         rustix::process::umask(rustix::fs::Mode::empty());

@@ -131,9 +131,9 @@ pub enum VolumeError {
         "something that changes the volume does not come to an end; try again when its disk is less busy"
     )]
     NotStill,
-    /// Another mount holds the volume.
+    /// A mount or a command holds the volume.
     #[error(
-        "the volume is in use by another mount; unmount that first (`kmsfs umount`), or mount both read-only"
+        "the volume is in use by a mount, or by a command that is at work on it; unmount it first (`kmsfs umount`)"
     )]
     InUse,
 }

@@ -95,6 +95,8 @@ fn everything_is_recovered_by_an_offline_key_when_the_key_service_is_gone() {
     fs::write(bed.plain("later"), "made with a recipient").unwrap();
     bed.remount();
     let before = look(&bed.plain(""));
+    let (code, error) = bed.refused_with(["recover", "vault", "out", "--private-key", "private.der"]);
+    assert!(code == 6 && error.contains("umount") && !error.contains("read-only"), "{error}");
     bed.unmount();
     // The one with two names counts for each.
     assert_eq!(files_of(&bed, "recipient, offline"), [8]);

@@ -95,10 +95,13 @@ fn a_second_read_write_mount_is_refused() {
     let bed = Bed::mounted();
     fs::write(bed.plain("file"), "one").unwrap();
     fs::create_dir(bed.dir().join("other")).unwrap();
-    let text = bed.refused(["mount", "vault", "other"]);
-    assert!(text.contains("in use"), "{text}");
-    let text = bed.refused(["mount", "--read-only", "vault", "other"]);
-    assert!(text.contains("in use"), "{text}");
+    for args in [&["mount", "vault", "other"][..], &["mount", "--read-only", "vault", "other"]] {
+        let (code, text) = bed.refused_with(args);
+        assert!(
+            code == 6 && text.contains("in use") && text.contains("or let all its mounts be read-only"),
+            "{text}"
+        );
+    }
     assert_eq!(fs::read(bed.plain("file")).unwrap(), b"one");
     bed.remount();
     assert_eq!(fs::read(bed.plain("file")).unwrap(), b"one");
