@@ -43,6 +43,26 @@ pub fn at(point: &Path) -> io::Result<Option<Mounted>> {
     Ok(all()?.into_iter().rfind(|mounted| mounted.point == point))
 }
 
+/// The mount of the volume in the backing directory `volume` that `path` lies in, if it lies in one; also by way of another
+/// volume whose backing directory does.
+pub fn of_volume<'a>(all: &'a [Mounted], volume: &Path, path: &Path) -> Option<&'a Mounted> {
+    let mut path = path;
+    // Each step goes to a backing directory, of which no mount is its own; the count guards from a table that says so.
+    for _ in 0..=all.len() {
+        let above = all.iter().filter(|mounted| path.starts_with(&mounted.point));
+        // The innermost, and of those at one point the last.
+        let mount = above.max_by_key(|mounted| mounted.point.components().count())?;
+        if !mount.is_ours() {
+            return None;
+        }
+        if mount.source == volume {
+            return Some(mount);
+        }
+        path = &mount.source;
+    }
+    None
+}
+
 /// mountinfo's lines (proc(5)); one that does not fit the form is left out.
 fn parse(text: &[u8]) -> Vec<Mounted> {
     text.split(|b| *b == b'\n')
@@ -130,6 +150,25 @@ mod tests {
         assert_eq!(mounts[1].source, Path::new("/vault\tx"));
         assert!(mounts[1].read_only && !mounts[0].read_only);
         assert!(mounts[1].is_ours() && !mounts[0].is_ours());
+    }
+
+    #[test]
+    fn what_lies_in_a_mount_of_a_volume_is_found() {
+        let text = b"1 0 8:1 / / rw - ext4 /dev/sda rw\n\
+            2 1 0:50 / /a rw - fuse.kmsfs /vault rw\n\
+            3 2 0:51 / /a/tmp rw - tmpfs none rw\n\
+            4 1 0:52 / /b rw - fuse.kmsfs /a/inner rw\n\
+            5 1 0:53 / /c rw - fuse.kmsfs /other rw\n\
+            6 1 0:54 / /d rw - fuse.kmsfs /d/within rw\n";
+        let all = parse(text);
+        let seen = |path: &str| {
+            let found = of_volume(&all, Path::new("/vault"), Path::new(path));
+            found.map(|mounted| mounted.point.to_str().unwrap())
+        };
+        assert_eq!((seen("/a"), seen("/a/x/y"), seen("/b/x")), (Some("/a"), Some("/a"), Some("/a")));
+        for elsewhere in ["/", "/ab", "/vault/.kmsfs", "/a/tmp/x", "/c/x", "/d/x"] {
+            assert_eq!(seen(elsewhere), None, "{elsewhere}");
+        }
     }
 
     #[test]

@@ -35,8 +35,8 @@ pub struct Args {
     /// Name of the snapshot [default: the time, in UTC]
     #[arg(long)]
     name: Option<String>,
-    /// Depot to keep it in: a directory, made if it is not there, or s3://BUCKET/PREFIX [default: the volume's own, in
-    /// .kmsfs/snapshots]
+    /// Depot to keep it in: a directory, made if it is not there (not in the volume's own mount), a volume, or
+    /// s3://BUCKET/PREFIX [default: the volume's own, in .kmsfs/snapshots]
     #[arg(long, value_name = "DEPOT")]
     to: Option<String>,
     /// Copy everything, share nothing with earlier snapshots
@@ -60,6 +60,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
         SnapshotError::Volume(e) => CliError::volume(&path, e),
         e => failed(e),
     };
+    let directory = directory(args, &path)?;
     let described = Descriptor::read(&*root).map_err(|e| CliError::volume(&path, e))?;
     let service = Service::of_volume(global, &path, &*root, service::passphrase(global, &path, &*root)?)?;
     if service.region.as_str() != described.region {
@@ -74,7 +75,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = Time { sec: now.as_secs() as i64, nsec: now.subsec_nanos() };
     let name = args.name.clone().unwrap_or_else(|| time(now.sec).replace(':', "-"));
-    let (depot, scratch) = depot(args, &path)?;
+    let (depot, scratch) = depot(args, &path, directory.as_deref())?;
     let ends = Ends {
         root: &root,
         depot: &depot,
@@ -123,21 +124,42 @@ fn account(described: &Descriptor, global: &Global) -> String {
     }
 }
 
-/// The depot, and a directory for temporary files.
-fn depot(args: &Args, volume: &Path) -> Result<(Arc<dyn Depot>, Arc<dyn Dir>)> {
-    let private = volume.join(".kmsfs");
-    let scratch = |path: &Path| HostDir::open(path).map_err(|e| CliError::io("the depot", path, e));
+/// The directory that the depot is or shall be; None if it is a bucket.
+fn directory(args: &Args, volume: &Path) -> Result<Option<PathBuf>> {
     let directory = match &args.to {
-        Some(url) if url.starts_with("s3://") => {
-            return Ok((place::open(url, &args.s3)?, scratch(&private)?));
-        }
+        Some(url) if url.starts_with("s3://") => return Ok(None),
         // A volume's own, or a directory.
-        Some(path) if Path::new(path).join("kmsfs.json").exists() => Path::new(path).join(".kmsfs/snapshots"),
-        Some(path) => PathBuf::from(path),
-        None => private.join("snapshots"),
+        Some(path) => place::own(Path::new(path)).unwrap_or_else(|| PathBuf::from(path)),
+        None => volume.join(".kmsfs/snapshots"),
     };
-    let depot = DirDepot::create(&directory).map_err(failed)?;
-    Ok((Arc::new(depot), scratch(&directory)?))
+    // It may have to be made. Where its parent is not there either, making it tells.
+    let there = std::path::absolute(&directory)
+        .and_then(|whole| whole.canonicalize().or_else(|_| whole.parent().unwrap_or(&whole).canonicalize()));
+    let mounts = mounts::all().unwrap_or_default();
+    let within = there.ok().and_then(|there| mounts::of_volume(&mounts, volume, &there));
+    match within {
+        Some(mount) => Err(CliError::Usage(format!(
+            "{} lies in the mount of the volume itself, {}, where the snapshot would wait for the hold that it needs; give --to \
+             a depot elsewhere, or leave it away for the volume's own",
+            directory.display(),
+            mount.point.display()
+        ))),
+        None => Ok(Some(directory)),
+    }
+}
+
+/// The depot, and a directory for temporary files.
+fn depot(args: &Args, volume: &Path, directory: Option<&Path>) -> Result<(Arc<dyn Depot>, Arc<dyn Dir>)> {
+    let scratch = |path: &Path| HostDir::open(path).map_err(|e| CliError::io("the depot", path, e));
+    match (directory, &args.to) {
+        (Some(directory), _) => {
+            Ok((Arc::new(DirDepot::create(directory).map_err(failed)?), scratch(directory)?))
+        }
+        (None, url) => {
+            let url = url.as_deref().unwrap_or_default();
+            Ok((place::open(url, &args.s3)?, scratch(&volume.join(".kmsfs"))?))
+        }
+    }
 }
 
 fn show(args: &Args, created: &Created, depot: &str, live: bool) -> Result<()> {

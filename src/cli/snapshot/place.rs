@@ -102,22 +102,29 @@ pub fn open_or_make(depot: &str, s3: &S3) -> Result<Arc<dyn Depot>> {
         return open(depot, s3);
     }
     let path = Path::new(depot);
-    let own = path.join("kmsfs.json").exists().then(|| path.join(".kmsfs").join("snapshots"));
+    let own = own(path);
     if own.as_ref().is_some_and(|own| !own.exists()) || !path.exists() {
         return Ok(Arc::new(DirDepot::create(own.as_deref().unwrap_or(path)).map_err(failed)?));
     }
     open(depot, s3)
 }
 
+/// Where the depot of a volume's own is or would be, if `path` is a volume or where one is mounted.
+pub fn own(path: &Path) -> Option<PathBuf> {
+    let root = root(path)?;
+    root.join("kmsfs.json").exists().then(|| root.join(".kmsfs").join("snapshots"))
+}
+
+/// `path` itself, or the backing directory of what is mounted there; None if nothing is there.
+fn root(path: &Path) -> Option<PathBuf> {
+    let whole = path.canonicalize().ok()?;
+    let mounted = mounts::at(&whole).ok().flatten().filter(mounts::Mounted::is_ours);
+    Some(mounted.map_or(whole, |mounted| mounted.source))
+}
+
 /// The directory of a depot: a volume's own, also where the volume is named by its mount point, or the directory itself.
 pub fn directory(path: &Path) -> Result<PathBuf> {
-    let Ok(whole) = path.canonicalize() else { return Ok(path.to_owned()) };
-    let mounted = mounts::at(&whole).ok().flatten().filter(mounts::Mounted::is_ours);
-    let root = mounted.map_or(whole, |mounted| mounted.source);
-    if !root.join("kmsfs.json").exists() {
-        return Ok(root);
-    }
-    let own = root.join(".kmsfs").join("snapshots");
+    let Some(own) = own(path) else { return Ok(root(path).unwrap_or_else(|| path.to_owned())) };
     if !own.exists() {
         return Err(CliError::Failed(format!(
             "the volume {} has no snapshots of its own; `kmsfs snapshot create` takes one",

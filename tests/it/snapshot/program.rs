@@ -68,6 +68,44 @@ fn json(bed: &Bed, args: &[&str]) -> Value {
     serde_json::from_str(&bed.run(args.iter().copied().chain(["--json"]))).unwrap()
 }
 
+/// Its writes would wait for the hold of the volume that is captured.
+#[test]
+fn a_depot_in_the_volumes_own_mount_is_refused_at_once() {
+    let bed = Bed::mounted();
+    fs::create_dir(bed.plain("there")).unwrap();
+    fs::write(bed.plain("file"), "x").unwrap();
+    std::os::unix::fs::symlink("plain/there", bed.dir().join("link")).unwrap();
+    bed.run(["init", "plain/inner"]);
+    let inner = Second::volume(&bed, "plain/inner", "second");
+    let begun = Instant::now();
+    for depot in ["plain/there", "plain/new", "link", "link/new", "plain/inner", "second/new"] {
+        let (code, told) = bed.refused_with(["snapshot", "create", "vault", "--to", depot]);
+        assert!(code == 2 && told.contains("in the mount of the volume itself"), "{depot}: {told}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!(fs::read_dir(bed.plain("there")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(inner.path("")).unwrap().count(), 0);
+    assert!(!bed.plain("new").exists() && !bed.vault().join(".kmsfs/snapshots").exists());
+    drop(inner);
+    // As with --in a mount point stands for the volume's own depot, here that of the same volume and of another.
+    bed.run(["snapshot", "create", "vault", "--to", "plain", "--name", "own"]);
+    bed.run(["snapshot", "verify", "own", "--in", "plain"]);
+    assert!(bed.vault().join(".kmsfs/snapshots/snapshots/own").exists());
+    bed.run(["init", "other"]);
+    let other = Second::volume(&bed, "other", "second");
+    bed.run(["snapshot", "create", "vault", "--to", "second", "--name", "far"]);
+    bed.run(["snapshot", "verify", "far", "--in", "other"]);
+    bed.run(["snapshot", "create", "vault", "--to", "second/depot", "--name", "inside"]);
+    bed.run(["snapshot", "verify", "inside", "--in", "second/depot"]);
+    let copy = ["snapshot", "copy", "own", "--in", "vault", "--to", "us-east-1", "--name", "copied"];
+    bed.run([&copy[..], &["--dest", "second"]].concat());
+    bed.run(["snapshot", "verify", "copied", "--in", "other"]);
+    let names: Vec<_> =
+        fs::read_dir(other.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["depot"]);
+    assert!(sh(bed.dir(), "ls -A plain").contains("file"));
+}
+
 #[test]
 fn the_life_of_a_snapshot() {
     let bed = Bed::mounted();
