@@ -21,8 +21,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Serves the AWS API: `aws kms` and every AWS SDK work against it
 ///
 /// Stays in the foreground until SIGTERM or SIGINT. Requests are signed as AWS's are (Signature Version 4), decided
-/// by policy and recorded. Makes the key service's home and the region if they are not there, and, in a home in which
-/// IAM was never used, an administrator whose access key it shows once. Under systemd it takes its socket (LISTEN_FDS)
+/// by policy and recorded. Makes the key service's home and the region if they are not there, and, in a home without
+/// users and access keys, an administrator whose access key it shows once. Under systemd it takes its socket (LISTEN_FDS)
 /// and tells when it is ready (NOTIFY_SOCKET). docs/api.md says how to point clients at it.
 #[derive(Debug, clap::Args)]
 pub struct Args {

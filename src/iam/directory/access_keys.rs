@@ -54,6 +54,11 @@ pub fn access_key(tx: &dyn ReadTx, id: &str) -> Result<Option<AccessKeyRow>> {
     tx.get(ACCESS_KEYS, id.as_bytes())?.map(|row| decode("an access key", &row)).transpose()
 }
 
+/// Is there an access key, of whichever account?
+pub fn any_access_key(tx: &dyn ReadTx) -> Result<bool> {
+    Ok(!under(tx, ACCESS_KEYS, &[], None, 1)?.is_empty())
+}
+
 /// Writes one that is there.
 pub fn put_access_key(tx: &mut dyn WriteTx, id: &str, row: &AccessKeyRow) -> Result<()> {
     Ok(tx.put(ACCESS_KEYS, id.as_bytes(), &encode(row)?)?)

@@ -267,6 +267,11 @@ pub fn knows_account(tx: &dyn ReadTx, account: &AccountId) -> Result<bool> {
     Ok(count(tx, Kind::User.byte(), account)? > 0 || count(tx, Kind::Role.byte(), account)? > 0)
 }
 
+/// Is there a user, of whichever account?
+pub fn any_user(tx: &dyn ReadTx) -> Result<bool> {
+    Ok(!under(tx, ENTITIES, &[Kind::User.byte()], None, 1)?.is_empty())
+}
+
 /// Accounts that have users, groups, roles, policies or an alias.
 pub fn accounts(tx: &dyn ReadTx) -> Result<BTreeSet<AccountId>> {
     let account = |bytes: Option<&[u8]>| {

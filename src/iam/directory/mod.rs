@@ -28,13 +28,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use access_keys::{
-    AccessKeyRow, NewAccessKey, access_key, access_keys_of, create_access_key, delete_access_key,
-    open_secret, put_access_key,
+    AccessKeyRow, NewAccessKey, access_key, access_keys_of, any_access_key, create_access_key,
+    delete_access_key, open_secret, put_access_key,
 };
 pub use entities::{
-    EntityRow, Kind, RoleRow, account_alias, accounts, add_member, create_entity, delete_entity, entities,
-    entity, entity_any_case, entity_count, find_entity, knows_account, members, put_entity, remove_member,
-    set_account_alias,
+    EntityRow, Kind, RoleRow, account_alias, accounts, add_member, any_user, create_entity, delete_entity,
+    entities, entity, entity_any_case, entity_count, find_entity, knows_account, members, put_entity,
+    remove_member, set_account_alias,
 };
 pub use held::{
     Usage, attach, attached_to, attachments, delete_inline, detach, inline, put_inline, set_boundary,

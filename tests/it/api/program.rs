@@ -81,6 +81,43 @@ fn the_first_start_makes_an_administrator_and_the_second_does_not() {
     ends_well(running);
 }
 
+/// Looking at the identities makes their directory, and nobody who could sign; a user or a root's key is somebody.
+#[test]
+fn an_administrator_is_made_where_there_is_neither_user_nor_access_key() {
+    let iam = |dir: &tempfile::TempDir, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+        command.arg("iam").args(args).env("KMSFS_HOME", dir.path().join("home")).env_remove("KMSFS_ACCOUNT");
+        let out = command.stdin(Stdio::null()).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let before: [(&[&[&str]], bool); 3] = [
+        (&[&["account", "get"], &["group", "create", "staff"]], true),
+        (&[&["--account", "111122223333", "user", "create", "alice"]], false),
+        (&[&["--account", "111122223333", "access-key", "create"]], false),
+    ];
+    for (before, made) in before {
+        let dir = tempfile::tempdir().unwrap();
+        for args in before {
+            iam(&dir, args);
+        }
+        assert!(dir.path().join("home/iam").exists());
+        let running = start(&mut command(&dir, &["--listen", "127.0.0.1:0"]));
+        assert_eq!(dir.path().join("home/administrator.credentials").exists(), made, "{before:?}");
+        assert_eq!(iam(&dir, &["user", "list"]).contains("administrator"), made, "{before:?}");
+        ends_well(running);
+    }
+    // Nor is anything made where a file of another time lies, and the key would be lost.
+    let dir = tempfile::tempdir().unwrap();
+    iam(&dir, &["account", "get"]);
+    std::fs::write(dir.path().join("home/administrator.credentials"), "old").unwrap();
+    let out = command(&dir, &["--listen", "127.0.0.1:0"]).output().unwrap();
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && told.contains("administrator.credentials"), "{told}");
+    assert!(!iam(&dir, &["user", "list"]).contains("administrator"));
+    assert_eq!(std::fs::read(dir.path().join("home/administrator.credentials")).unwrap(), b"old");
+}
+
 #[test]
 fn it_prints_what_points_clients_at_it() {
     let dir = tempfile::tempdir().unwrap();
