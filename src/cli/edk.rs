@@ -309,7 +309,9 @@ fn list(args: &List) -> Result<()> {
     let role = |name: &str| {
         let recipient = found.recipients.iter().find(|recipient| recipient.name == name);
         match recipient {
-            _ if own.is_some_and(|own| own == name) => "own",
+            // Somebody has put a recipient's wrapped volume key first.
+            Some(_) if own.is_some_and(|own| own == name) => "own, and a recipient",
+            None if own.is_some_and(|own| own == name) => "own",
             Some(Recipient { public_key: Some(_), .. }) => "recipient, offline",
             Some(_) => "recipient",
             None => "none: left of another time",
@@ -337,7 +339,7 @@ fn list(args: &List) -> Result<()> {
             [(*name).to_owned(), role(name).to_owned(), volume_key.to_owned(), of]
         };
         let mut rows: Vec<_> = all.iter().map(shown).collect();
-        rows.sort_by_key(|row| row[1] != "own");
+        rows.sort_by_key(|row| own.is_none_or(|own| *own != row[0]));
         output::table(["KEY", "ROLE", "VOLUME KEY", "FILES"], &rows)?;
     }
     told(&found.failed, "could not be read")

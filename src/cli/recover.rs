@@ -84,7 +84,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let descriptor = Descriptor::read(&*place.dir).map_err(|e| place.failed(e))?;
     let opener = match (&args.private_key, &args.key) {
         (Some(file), _) => by_private_key(&descriptor, file)?,
-        (None, Some(key)) => by_kms_key(global, &descriptor, key)?,
+        (None, Some(key)) => by_kms_key(global, &descriptor, key, args.rewrap_to.is_some())?,
         (None, None) => return Err(CliError::Usage("give --private-key or --key".to_owned())),
     };
     let threads = args.threads.map_or_else(processors, usize::from);
@@ -131,7 +131,9 @@ fn by_private_key(descriptor: &Descriptor, path: &Path) -> Result<Opener> {
     Ok(Opener { name: name.clone(), service: key.clone(), ledger: key })
 }
 
-fn by_kms_key(global: &Global, descriptor: &Descriptor, key: &str) -> Result<Opener> {
+/// A recipient's KMS key. `or_own`: or the volume's own, which a recipient's is from when the volume has begun to come under
+/// it; what was cut goes on by it.
+fn by_kms_key(global: &Global, descriptor: &Descriptor, key: &str, or_own: bool) -> Result<Opener> {
     let passphrase = global.passphrase(false)?;
     let name = if key.contains("alias/") {
         let region = service::region_of_key(global, key)?;
@@ -140,8 +142,9 @@ fn by_kms_key(global: &Global, descriptor: &Descriptor, key: &str) -> Result<Ope
     } else {
         key.to_owned()
     };
-    let there =
-        descriptor.recipients.iter().find(|r| r.name == name || r.name.ends_with(&format!("/{name}")));
+    let own = descriptor.keys.first().filter(|_| or_own).map(|own| Recipient::kms(own.key_arn.clone()));
+    let mut all = descriptor.recipients.iter().chain(&own);
+    let there = all.find(|r| r.name == name || r.name.ends_with(&format!("/{name}")));
     let Some(recipient) = there else {
         return Err(CliError::Usage(format!(
             "{name} is none of the volume's recipients ({})",

@@ -115,14 +115,16 @@ impl Descriptor {
         Self::with(volume, region, features, keys, Vec::new())
     }
 
-    /// A new one, authenticated.
+    /// A new one, authenticated. Who is a recipient and has the volume's own KMS key, the first, is none any more: everything is
+    /// under it already.
     pub fn with(
         volume: &VolumeKeys,
         region: String,
         features: Vec<Feature>,
         keys: Vec<WrappedKey>,
-        recipients: Vec<Recipient>,
+        mut recipients: Vec<Recipient>,
     ) -> Self {
+        recipients.retain(|recipient| keys.first().is_none_or(|own| own.key_arn != recipient.name));
         let features = with_feature(features, &recipients);
         let message = authenticated(&features, &volume.id, &region, &recipients);
         let mac = mac::hmac_sha256(volume.descriptor.expose(), &[&message]);

@@ -150,7 +150,7 @@ impl Recipients {
     ) -> Result<Vec<WrappedKey>> {
         let mut all = vec![own];
         for recipient in &self.list {
-            // The volume may have come under a recipient's key by rewrapping.
+            // Under that it is already: whoever can write to the backing may have put it first.
             if recipient.name != all[0].key_arn {
                 all.push(self.wrap(here, recipient, key, context)?);
             }

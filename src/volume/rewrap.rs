@@ -218,9 +218,15 @@ impl<'a> Job<'a> {
     /// Of what is done with the files nothing is in it yet.
     fn report(&self, descriptor: &Descriptor) -> Report {
         let (key_arn, key_material_id) = self.under.clone();
-        let there = descriptor.keys.first().is_some_and(|key| self.is_there(key));
+        let there =
+            descriptor.keys.first().is_some_and(|key| self.is_there(key)) && !self.was_recipient(descriptor);
         let volume_key = self.options.below.is_empty() && !there;
         Report { key_arn, key_material_id, volume_key, ..Report::default() }
+    }
+
+    /// True if the target is a recipient's key, who is none any more under it.
+    fn was_recipient(&self, descriptor: &Descriptor) -> bool {
+        descriptor.recipients.iter().any(|recipient| recipient.name == self.under.0)
     }
 
     /// True if nothing is to be done for a key.
@@ -311,10 +317,11 @@ impl<'a> Job<'a> {
         let keys = [vec![key], others].concat();
         // A descriptor that says another region than its key has is not believed.
         let crossed = old.keys.first().is_none_or(|key| region_of(&key.key_arn) != self.region);
-        if !crossed && self.region == old.region && self.here.holder() == old.holder() {
+        let stays = self.region == old.region && self.here.holder() == old.holder();
+        if !crossed && stays && !self.was_recipient(old) {
             return Ok(old.with_keys(keys));
         }
-        // Region and features are authenticated under the volume key.
+        // Region, features and recipients are authenticated under the volume key.
         let opened =
             self.here.decrypt(Some(&keys[0].key_arn), &keys[0].ciphertext, &volume_context(&self.volume))?;
         let volume_key = VolumeKey(Secret::from_slice(opened.plaintext.expose())?);

@@ -195,6 +195,52 @@ fn a_volume_whose_key_is_deleted_is_brought_under_another_by_an_rsa_key_of_the_s
 }
 
 #[test]
+fn what_was_a_recipients_key_is_shown_for_what_it_is() {
+    let bed = Bed::with_own_key();
+    for alias in ["alias/second", "alias/third"] {
+        bed.run(["key", "create", "--alias", alias]);
+    }
+    bed.mount();
+    fs::write(bed.plain("one"), "1").unwrap();
+    bed.run(["edk", "add", "vault", "--key", "alias/second"]);
+    let named = || roles(&bed).into_iter().map(|(_, role, files)| (role, files)).collect::<Vec<_>>();
+    bed.run(["rewrap", "vault", "--key", "alias/second"]);
+    fs::write(bed.plain("two"), "2").unwrap();
+    assert_eq!(named(), [("own".to_owned(), 2)]);
+    bed.run(["rewrap", "vault", "--key", "alias/third"]);
+    fs::write(bed.plain("three"), "3").unwrap();
+    assert_eq!(named(), [("own".to_owned(), 3)]);
+    let again = bed.refused(["edk", "remove", "vault", "--key", "alias/second"]);
+    assert!(again.contains("is no recipient"), "{again}");
+    bed.run(["edk", "add", "vault", "--key", "alias/second"]);
+    bed.unmount();
+
+    // Its own key lost, it comes under the recipient's by means of that; called again there is nothing to do.
+    bed.run(["key", "schedule-deletion", "--yes", "alias/third"]);
+    for _ in 0..2 {
+        bed.run(["recover", "vault", "--key", "alias/second", "--rewrap-to", "alias/second"]);
+        assert_eq!(named(), [("own".to_owned(), 3)]);
+    }
+    bed.mount();
+    assert_eq!(sh(&bed.plain(""), "cat one two three"), "123");
+    bed.unmount();
+
+    // Who can write to the backing puts another first: it is told.
+    bed.run(["key", "create", "--alias", "alias/fourth"]);
+    bed.run(["edk", "add", "vault", "--key", "alias/fourth"]);
+    let path = bed.vault().join("kmsfs.json");
+    let mut descriptor: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    descriptor["volume_keys"].as_array_mut().unwrap().reverse();
+    fs::write(&path, descriptor.to_string()).unwrap();
+    let mut shown = named();
+    shown.sort();
+    assert_eq!(shown, [("none: left of another time".to_owned(), 3), ("own, and a recipient".to_owned(), 3)]);
+    // Which rewrapping under that key makes good.
+    bed.run(["rewrap", "vault", "--key", "alias/fourth"]);
+    assert!(named().contains(&("own".to_owned(), 3)), "{:?}", named());
+}
+
+#[test]
 fn a_key_of_another_region_gets_all_that_is_there_and_all_that_comes() {
     let bed = Bed::with_own_key();
     bed.run(["--region", EUROPE, "init", "--new-key", "alias/europe", "other"]);

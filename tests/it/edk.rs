@@ -76,6 +76,20 @@ impl Bed {
         Ok(report)
     }
 
+    fn rewrap(&self, key_id: &str) -> rewrap::Report {
+        let options = rewrap::Options {
+            key_id: Some(key_id.to_owned()),
+            below: Vec::new(),
+            change_service: false,
+            keep_mtime: true,
+            dry_run: false,
+            threads: 1,
+        };
+        let here: Arc<dyn KeyService> = self.home.clone();
+        let nowhere = |_: &str| -> Result<Arc<dyn KeyService>, VolumeError> { panic!("no") };
+        rewrap::rewrap(&self.root(), &here, &nowhere, &options, &|| ()).unwrap()
+    }
+
     fn mount(&self) -> Result<Volume, VolumeError> {
         let options = VolumeOptions { regions: self.regions(), pool: 3, ..VolumeOptions::default() };
         Volume::open(self.root(), self.home.clone(), self.home.clone(), options)
@@ -132,6 +146,8 @@ enum Op {
     Remove(usize),
     Create,
     Rewrap,
+    /// Under the key of the recipient 0, who may be one or not.
+    RewrapToRecipient,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -140,6 +156,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..4usize).prop_map(Op::Remove),
         2 => Just(Op::Create),
         1 => Just(Op::Rewrap),
+        1 => Just(Op::RewrapToRecipient),
     ]
 }
 
@@ -149,10 +166,15 @@ proptest! {
     #[test]
     fn who_is_a_recipient_opens_all_and_who_is_not_nothing(ops in prop::collection::vec(op(), 1..9)) {
         let mut bed = Bed::new();
-        let (mut model, mut rewraps) = ([false; 4], 0);
+        // `own`: the volume's own key is that of the recipient 0.
+        let (mut model, mut rewraps, mut own) = ([false; 4], 0, false);
         bed.create().unwrap();
         for op in ops {
             match op {
+                Op::Add(0) if own => prop_assert!(bed.change(&Change::Add(bed.recipient(0))).is_err()),
+                Op::Remove(0) if own => {
+                    prop_assert!(bed.change(&Change::Remove(bed.recipient(0).name)).is_err());
+                }
                 Op::Add(n) => {
                     let done = bed.change(&Change::Add(bed.recipient(n)));
                     if !model[n] && model.iter().filter(|there| **there).count() == 3 {
@@ -170,18 +192,18 @@ proptest! {
                 Op::Create => bed.create().unwrap(),
                 Op::Rewrap => {
                     rewraps += 1;
-                    let options = rewrap::Options {
-                        key_id: Some(format!("alias/own{rewraps}")), below: Vec::new(), change_service: false,
-                        keep_mtime: true, dry_run: false, threads: 1,
-                    };
-                    let here: Arc<dyn KeyService> = bed.home.clone();
-                    let nowhere = |_: &str| -> Result<Arc<dyn KeyService>, VolumeError> { panic!("no") };
-                    rewrap::rewrap(&bed.root(), &here, &nowhere, &options, &|| ()).unwrap();
+                    bed.rewrap(&format!("alias/own{rewraps}"));
+                    own = false;
+                }
+                Op::RewrapToRecipient => {
+                    bed.rewrap("alias/second");
+                    (own, model[0]) = (true, false);
                 }
             }
         }
         for (n, there) in model.into_iter().enumerate() {
-            prop_assert_eq!(bed.opened_by(n), there.then_some(bed.files), "recipient {}", n);
+            let opens = there || (n == 0 && own);
+            prop_assert_eq!(bed.opened_by(n), opens.then_some(bed.files), "recipient {}", n);
         }
         let list = edk::list(&bed.root(), &[], 1).unwrap();
         prop_assert_eq!(list.recipients.len(), model.iter().filter(|there| **there).count());
@@ -415,17 +437,7 @@ fn the_own_key_is_not_removed_and_no_file_loses_its_last() {
     assert!(matches!(bed.change(&Change::Add(bed.recipient(2))), Err(VolumeError::InUse)));
     volume.close().unwrap();
     // Brought under what was a recipient, that is the own key, and stands in each file once.
-    let options = rewrap::Options {
-        key_id: Some("alias/second".into()),
-        below: Vec::new(),
-        change_service: false,
-        keep_mtime: true,
-        dry_run: false,
-        threads: 1,
-    };
-    let here: Arc<dyn KeyService> = bed.home.clone();
-    let nowhere = |_: &str| -> Result<Arc<dyn KeyService>, VolumeError> { panic!("no") };
-    rewrap::rewrap(&bed.root(), &here, &nowhere, &options, &|| ()).unwrap();
+    bed.rewrap("alias/second");
     bed.create().unwrap();
     let list = edk::list(&bed.root(), &[], 1).unwrap();
     assert_eq!(list.files.into_iter().collect::<Vec<_>>(), [(bed.home.arn("alias/second"), 4)]);
@@ -434,6 +446,11 @@ fn the_own_key_is_not_removed_and_no_file_loses_its_last() {
         bed.change(&Change::Add(bed.recipient(n))).unwrap();
     }
     assert_eq!(bed.opened_by(3), Some(4));
+    // Nor does a key that was the own one once, and a recipient's before, get anything again.
+    bed.rewrap("alias/third");
+    bed.create().unwrap();
+    assert_eq!((bed.opened_by(0), bed.opened_by(3)), (None, Some(6)));
+    assert!(!edk::list(&bed.root(), &[], 1).unwrap().files.contains_key(&bed.recipient(0).name));
 }
 
 #[test]
@@ -461,7 +478,14 @@ fn a_volume_whose_key_is_lost_comes_under_another() {
     for n in [1, 2] {
         assert_eq!(bed.opened_by(n), Some(2));
     }
-    // Or under one of another region, which it then belongs to.
+    // Or under the recipient's own, who is none any more.
+    let (far, here) = (bed.recipient(1).name, &*bed.europe);
+    let moved = || edk::rescue(&bed.root(), (here, &far), (here, &far), &OPTIONS, &|| ()).unwrap();
+    assert_eq!((moved().changed, moved().already), (2, 2));
+    let list = edk::list(&bed.root(), &[], 1).unwrap();
+    assert_eq!(list.recipients.iter().map(|r| &r.name).collect::<Vec<_>>(), [&name]);
+    assert!(list.volume_keys[0] == far && list.files.len() == 2, "{list:?}");
+    // Or under another one of that region, which it belongs to now.
     let europe =
         edk::rescue(&bed.root(), (&key, &name), (&*bed.europe, "alias/eu"), &OPTIONS, &|| ()).unwrap();
     assert_eq!(europe.changed, 2);

@@ -80,6 +80,65 @@ impl Fixture {
     }
 }
 
+/// Under a recipient's key the recipient is none any more: after a third key nothing is wrapped for it, open and new files
+/// included.
+#[test]
+fn a_recipient_under_whose_key_a_mount_brings_the_volume_is_none_any_more() {
+    let fixture = Fixture::new();
+    let volume = fixture.open();
+    let create = |name: &[u8]| volume.create(CALLER, ROOT, name, 0o600, READ_WRITE).unwrap().1;
+    let open = create(b"open");
+    volume.write(open, 0, b"open", false).unwrap();
+    volume.fsync(open, false).unwrap();
+    let [second, far] = [fixture.home.arn("alias/second"), fixture.europe.arn("alias/far")];
+    for name in [&second, &far] {
+        fixture.change(&volume, &Change::Add(Recipient::kms(name.clone())), &OPTIONS).unwrap();
+    }
+    let names = || {
+        let listed = Descriptor::read(&*fixture.root()).unwrap().recipients;
+        listed.into_iter().map(|recipient| recipient.name).collect::<Vec<_>>()
+    };
+    let here: Arc<dyn KeyService> = fixture.home.clone();
+    let rewrap = |key: &str, dry_run| {
+        let options = kmsfs::volume::rewrap::Options {
+            key_id: Some(key.to_owned()),
+            below: Vec::new(),
+            change_service: false,
+            keep_mtime: true,
+            dry_run,
+            threads: 2,
+        };
+        let nowhere = |region: &str| panic!("nobody has a key in {region:?}");
+        volume.rewrap(&here, &nowhere, &options, &|| true).unwrap()
+    };
+    let plan = rewrap("alias/second", true);
+    assert_eq!((plan.rewrapped, plan.volume_key, names().len()), (1, true, 2));
+    assert_eq!(rewrap("alias/second", false).rewrapped, 1);
+    assert_eq!(names(), std::slice::from_ref(&far));
+    assert!(!rewrap("alias/second", false).volume_key, "all is done");
+    let new = create(b"under the second");
+    volume.write(new, 0, b"new", false).unwrap();
+    volume.release(new).unwrap();
+    assert_eq!((fixture.counts(&second), fixture.counts(&far)), ((2, 2), (2, 2)));
+    // As of any own key.
+    let refused = fixture.change(&volume, &Change::Remove(second.clone()), &OPTIONS);
+    assert!(matches!(refused, Err(VolumeError::Invalid(_))), "{refused:?}");
+    assert_eq!(rewrap("alias/third", false).rewrapped, 2);
+    let new = create(b"under the third");
+    for handle in [open, new] {
+        volume.write(handle, 0, b"more", false).unwrap();
+        volume.release(handle).unwrap();
+    }
+    assert_eq!((fixture.counts(&second), fixture.counts(&far)), ((3, 0), (3, 3)));
+    // It can become one again.
+    fixture.change(&volume, &Change::Add(Recipient::kms(second.clone())), &OPTIONS).unwrap();
+    assert_eq!((names(), fixture.counts(&second)), (vec![far, second.clone()], (3, 3)));
+    volume.close().unwrap();
+    assert_eq!(fixture.reads(&second, b"open").as_deref(), Some(&b"more"[..]));
+    // The mount that comes after finds it so, too.
+    fixture.open().close().unwrap();
+}
+
 #[test]
 fn open_files_and_new_ones_are_wrapped_for_a_recipient_and_lose_it_again() {
     let fixture = Fixture::new();

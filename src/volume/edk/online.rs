@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::super::core::Core;
-use super::super::descriptor::{self, DESCRIPTOR};
+use super::super::descriptor::{self, DESCRIPTOR, Descriptor};
 use super::super::error::{Attempt, Result, VolumeError};
 use super::super::files::read_header;
 use super::super::nodes::{Directory, Link};
@@ -48,12 +48,7 @@ impl Core {
             let closed = self.gate.close();
             if report.volume_key {
                 descriptor::replace_file(&*self.root, DESCRIPTOR, &plan.new.encode()?)?;
-                let (list, region) = (&plan.new.recipients, &plan.new.region);
-                let opens = Opens::new(region, list, self.options.only.as_deref());
-                let recipients = Recipients::new(list.clone(), region.clone(), self.options.regions.clone());
-                *self.opens.write() = Arc::new(opens);
-                self.pool.use_recipients(recipients);
-                *self.descriptor.write() = plan.new.clone();
+                self.go_by(plan.new.clone());
             }
             self.note_moves();
             drop(closed);
@@ -77,6 +72,16 @@ impl Core {
             self.root.sync_fs().attempt("syncing the backing filesystem")?;
         }
         Ok(report)
+    }
+
+    /// Goes by another descriptor, which is written already. Called behind the closed gate.
+    pub(in crate::volume) fn go_by(&self, new: Descriptor) {
+        let (list, region) = (&new.recipients, &new.region);
+        let opens = Opens::new(region, list, self.options.only.as_deref());
+        let recipients = Recipients::new(list.clone(), region.clone(), self.options.regions.clone());
+        *self.opens.write() = Arc::new(opens);
+        self.pool.use_recipients(recipients);
+        *self.descriptor.write() = new;
     }
 
     fn change_file(

@@ -53,11 +53,12 @@ impl Core {
         }
         let mut report = job.report(&descriptor);
         if !options.dry_run {
+            // The key service may be asked for it: before everybody waits.
+            let changed = report.volume_key.then(|| job.descriptor(&descriptor, volume_key)).transpose()?;
             let closed = self.gate.close();
-            if report.volume_key {
-                let changed = job.descriptor(&descriptor, volume_key)?;
+            if let Some(changed) = changed {
                 descriptor::replace_file(&*self.root, DESCRIPTOR, &changed.encode()?)?;
-                *self.descriptor.write() = changed;
+                self.go_by(changed);
             }
             if options.below.is_empty() {
                 self.pool.use_key(job.under.0.clone());
