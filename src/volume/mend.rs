@@ -210,7 +210,10 @@ mod tests {
         assert_eq!(found.len() as u64, 5 * BLOCK + 12);
         assert!(found.ends_with(b"end") && found[..found.len() - 3].iter().all(|&b| b == 0));
 
-        file.write_at(&[1], page_offset(5) + 100).unwrap();
+        // Another byte than stands there, whichever that is.
+        let mut byte = [0];
+        file.read_at(&mut byte, page_offset(5) + 100).unwrap();
+        file.write_at(&[byte[0] ^ 1], page_offset(5) + 100).unwrap();
         file.read_at(&mut page, 0).unwrap();
         let header = Header::parse(&page).unwrap();
         let bad = mend(file, keys, header, &page, 3).err();
