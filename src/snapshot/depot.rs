@@ -2,9 +2,9 @@
 //! bucket in s3.rs.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -169,25 +169,23 @@ impl DirDepot {
         Ok(dir)
     }
 
-    fn begin(&self, path: &str) -> Result<Anchored> {
+    fn begin(&self, path: &str) -> Result<DirSink> {
         let shown = self.shown(path);
         let what = "creating";
         let (above, name) = split(path);
-        let anchor = self.make(above).on(what, &shown)?;
+        let dir = self.make(above).on(what, &shown)?;
         let temporary = format!("{TEMPORARY}{}", hex::encode(random::<16>()?));
-        let file = open_at(&anchor, &temporary, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL);
-        // A path through the descriptor is that directory, whatever becomes of its name.
-        let dir = PathBuf::from(format!("/proc/self/fd/{}", anchor.as_raw_fd()));
-        let sink = DirSink {
+        let file = open_at(&dir, &temporary, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL);
+        Ok(DirSink {
             file: file.on(what, &shown)?.into(),
             written: 0,
             begun: 0,
             copies: false,
-            temporary: Some(dir.join(temporary)),
-            target: dir.join(name),
+            temporary: Some(temporary),
+            name: name.to_owned(),
             dir,
-        };
-        Ok(Anchored { sink: Box::new(sink), _dir: anchor, shown })
+            shown,
+        })
     }
 
     /// Takes away what has the name of something temporary in a directory, if that is there. Directories are none of ours.
@@ -314,7 +312,7 @@ impl Depot for DirDepot {
 
     fn create_file(&self, path: &str) -> Result<Option<Direct>> {
         let sink = self.begin(path)?;
-        let file = sink.sink.file.try_clone().on_named("creating", || self.shown(path))?;
+        let file = sink.file.try_clone().on_named("creating", || self.shown(path))?;
         Ok(Some((Arc::new(HostFile::from(OwnedFd::from(file))), Box::new(sink))))
     }
 
@@ -377,38 +375,6 @@ impl Depot for DirDepot {
     }
 }
 
-/// An object in a directory that is held open, under its name for people.
-struct Anchored {
-    /// Dropped before the directory that its paths go through.
-    sink: Box<DirSink>,
-    _dir: OwnedFd,
-    shown: String,
-}
-
-impl Write for Anchored {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.sink.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
-    }
-}
-
-impl Sink for Anchored {
-    fn share(&mut self, file: &dyn BackingFile, offset: u64, len: u64) -> io::Result<bool> {
-        self.sink.share(file, offset, len)
-    }
-
-    fn finish(self: Box<Self>) -> Result<()> {
-        let Self { sink, _dir, shown } = *self;
-        sink.finish().map_err(|error| match error {
-            SnapshotError::Depot { what, source, .. } => SnapshotError::Depot { what, path: shown, source },
-            error => error,
-        })
-    }
-}
-
 /// A lock that is held.
 struct DirLock(File);
 
@@ -434,6 +400,7 @@ fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
     Ok(done)
 }
 
+/// An object in a directory that is held open, whatever becomes of its path.
 struct DirSink {
     file: File,
     written: u64,
@@ -442,9 +409,11 @@ struct DirSink {
     /// Ranges cannot be shared with the files they come from.
     copies: bool,
     /// None once it is renamed.
-    temporary: Option<PathBuf>,
-    target: PathBuf,
-    dir: PathBuf,
+    temporary: Option<String>,
+    name: String,
+    dir: OwnedFd,
+    /// Its path, for people.
+    shown: String,
 }
 
 impl Write for DirSink {
@@ -483,14 +452,13 @@ impl Sink for DirSink {
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {
-        let shown = self.target.display().to_string();
-        let temporary = self.temporary.as_ref();
-        self.file.sync_all().on("syncing", &shown)?;
-        if let Some(temporary) = temporary {
-            fs::rename(temporary, &self.target).on("naming", &shown)?;
+        self.file.sync_all().on("syncing", &self.shown)?;
+        if let Some(temporary) = &self.temporary {
+            let named = posix::renameat(&self.dir, &**temporary, &self.dir, &*self.name);
+            named.map_err(io::Error::from).on("naming", &self.shown)?;
         }
         self.temporary = None;
-        sync_dir(&self.dir).on("syncing the directory of", &shown)
+        sync(&self.dir).on("syncing the directory of", &self.shown)
     }
 }
 
@@ -498,13 +466,15 @@ impl Drop for DirSink {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // Best effort: what stays is swept.
-            let _ = fs::remove_file(temporary);
+            let _ = posix::unlinkat(&self.dir, &**temporary, AtFlags::empty());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

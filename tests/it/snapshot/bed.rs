@@ -274,3 +274,14 @@ impl<F: FnOnce()> Quiesce for InUse<F> {
         Ok(Box::new(Stands(self.broken)))
     }
 }
+
+/// A volume of six files of several blocks.
+pub fn filled() -> Bed {
+    let bed = Bed::new();
+    let volume = bed.volume();
+    for n in 0..6 {
+        put(&volume, &format!("f{n}"), &noise(n, 20_000 + 100 * n as usize));
+    }
+    volume.close().unwrap();
+    bed
+}

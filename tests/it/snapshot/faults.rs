@@ -22,16 +22,6 @@ fn files_below(dir: &std::path::Path) -> Vec<PathBuf> {
     out
 }
 
-fn filled() -> Bed {
-    let bed = Bed::new();
-    let volume = bed.volume();
-    for n in 0..6 {
-        put(&volume, &format!("f{n}"), &noise(n, 20_000 + 100 * n as usize));
-    }
-    volume.close().unwrap();
-    bed
-}
-
 /// A changed, zeroed or cut byte anywhere in a depot is an error, or changes nothing that is read; never other bytes.
 #[test]
 fn damage_anywhere_is_an_error_and_never_wrong_bytes() {

@@ -27,16 +27,6 @@ use rustix::process::Uid;
 use super::super::fake::{FakeKms, KEY};
 use super::bed::*;
 
-fn filled() -> Bed {
-    let bed = Bed::new();
-    let volume = bed.volume();
-    for n in 0..6 {
-        put(&volume, &format!("f{n}"), &noise(n, 20_000 + 100 * n as usize));
-    }
-    volume.close().unwrap();
-    bed
-}
-
 fn there() -> Arc<FakeKms> {
     FakeKms::in_region("eu-west-1")
 }
