@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kmsfs::snapshot::catalogue::{self, Deleted};
+use kmsfs::snapshot::copy::To;
 use kmsfs::snapshot::create::{self, Created, Ends, Hold, Options, Quiesce, Unmounted};
 use kmsfs::snapshot::depot::{Depot, DirDepot};
 use kmsfs::snapshot::descriptor::Descriptor;
@@ -284,4 +285,18 @@ pub fn filled() -> Bed {
     }
     volume.close().unwrap();
     bed
+}
+
+/// A copy to be, under the key of another region.
+pub fn destination(depot: Arc<dyn Depot>, kms: &Arc<FakeKms>, name: &str) -> To {
+    To {
+        depot,
+        name: name.into(),
+        region: "eu-west-1".into(),
+        account: "000000000000".into(),
+        service: kms.clone(),
+        ledger: kms.clone(),
+        key_arn: kms.arn(KEY),
+        now: 1,
+    }
 }

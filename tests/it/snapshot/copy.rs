@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kmsfs::snapshot::SnapshotError;
-use kmsfs::snapshot::copy::{self, From, Options, Report, To, Way};
+use kmsfs::snapshot::copy::{self, From, Options, Report, Way};
 use kmsfs::snapshot::dir::SnapshotDir;
 use kmsfs::snapshot::verify;
 use kmsfs::volume::disk::{Dir, Kind};
@@ -14,7 +14,7 @@ use kmsfs::volume::{NodeId, ROOT, Volume, VolumeError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::fake::{FakeKms, KEY};
+use super::super::fake::FakeKms;
 use super::bed::*;
 use super::model::{change, op};
 
@@ -104,16 +104,7 @@ fn copy_told(
     progress: &(dyn Fn(u64, Option<u64>) + Sync),
 ) -> Result<Report, SnapshotError> {
     let from = From { depot: bed.depot.clone(), name: name.into(), service: bed.kms.clone() };
-    let to = To {
-        depot: bed.depot.clone(),
-        name: to.into(),
-        region: "eu-west-1".into(),
-        account: "000000000000".into(),
-        service: kms.clone(),
-        ledger: kms.clone(),
-        key_arn: kms.arn(KEY),
-        now: 1,
-    };
+    let to = destination(bed.depot.clone(), kms, to);
     let spool = HostDir::open(bed.temp.path()).unwrap();
     let options = Options { way, threads: 3, unit_pages: pages, spool: &*spool, progress };
     copy::copy(&from, &to, &options)

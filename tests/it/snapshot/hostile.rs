@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kmsfs::crypto::Secret;
 use kmsfs::kms::KeyService;
-use kmsfs::snapshot::copy::{self, From, Options, Report, To, Way};
+use kmsfs::snapshot::copy::{self, From, Options, Report, Way};
 use kmsfs::snapshot::create;
 use kmsfs::snapshot::depot::{Depot, DirDepot, Sink, descriptor_path, manifest_path, pack_path};
 use kmsfs::snapshot::descriptor::{Descriptor, Id, Origin};
@@ -88,16 +88,7 @@ fn copy_in(
     way: Way,
 ) -> Result<Report> {
     let from = From { depot: bed.depot.clone(), name: name.into(), service: bed.kms.clone() };
-    let to = To {
-        depot,
-        name: to.into(),
-        region: "eu-west-1".into(),
-        account: "000000000000".into(),
-        service: kms.clone(),
-        ledger: kms.clone(),
-        key_arn: kms.arn(KEY),
-        now: 1,
-    };
+    let to = destination(depot, kms, to);
     let spool = HostDir::open(bed.temp.path()).unwrap();
     let options = Options { way, threads: 1, unit_pages: 8, spool: &*spool, progress: &|_, _| () };
     copy::copy(&from, &to, &options)
