@@ -142,7 +142,7 @@ fn snapshot_names(depot: &DirDepot) -> crate::snapshot::Result<Vec<String>> {
 fn census_of(descriptor: &Descriptor) -> Census {
     let under = |arn: &String| (arn.clone(), None);
     let mut files: BTreeMap<Vec<Under>, u64> = BTreeMap::new();
-    for set in &descriptor.keys {
+    for set in descriptor.keys.iter().filter(|set| set.files > 0) {
         *files.entry(set.key_arns.iter().map(under).collect()).or_default() += set.files;
     }
     let volume_keys = descriptor.volume_keys.iter().map(|key| under(&key.key_arn)).collect();

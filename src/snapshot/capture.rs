@@ -1,6 +1,7 @@
 //! One pass over a backing tree, in the order of a manifest: what is as an earlier pass saw it is taken over without being
 //! opened, the rest is read.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
@@ -66,29 +67,97 @@ pub struct Prior {
     tables: Tables,
     /// Packs that are not there any more, or not whole.
     usable: Usable,
-    waiting: Option<Entry>,
+    /// The entry that was read last; None at the end.
+    entry: Option<Box<Entry>>,
+    /// It was asked for.
+    passed: bool,
+    /// Places in this pass's tables, by those in the earlier one's, as far as they were asked for.
+    packs: Vec<Option<Translated>>,
+    keys: Vec<Option<u32>>,
+}
+
+/// What became of a pack.
+#[derive(Clone, Copy)]
+enum Translated {
+    Unusable,
+    Usable,
+    /// Taken over, at this place.
+    At(u32),
 }
 
 impl Prior {
     /// Entries in `reader`, whose places are those of `tables`. `usable` tells whether a pack still stands.
-    pub fn new(reader: Reader<Box<dyn Read + Send>>, tables: Tables, usable: Usable) -> Result<Self> {
-        let mut prior = Self { reader, tables, usable, waiting: None };
-        prior.waiting = prior.reader.next_entry()?;
-        Ok(prior)
+    pub fn new(reader: Reader<Box<dyn Read + Send>>, tables: Tables, usable: Usable) -> Self {
+        let packs = vec![None; tables.packs().len()];
+        let keys = vec![None; tables.keys().len()];
+        Self { reader, tables, usable, entry: None, passed: true, packs, keys }
     }
 
-    /// The entry that stood there, if it is still the same object, unchanged. To be asked in order, once for each path.
-    fn find(&mut self, path: &EntryPath, meta: &Meta) -> Result<Option<Entry>> {
-        while self.waiting.is_some() && self.reader.path() < path {
-            self.waiting = self.reader.next_entry()?;
+    /// See [`Tables::successor`].
+    pub fn successor(&self) -> Tables {
+        self.tables.successor()
+    }
+
+    /// True if the same object stood there, unchanged: it is [`Self::entry`] then. To be asked in order, once for each path.
+    fn find(&mut self, path: &EntryPath, meta: &Meta) -> Result<bool> {
+        loop {
+            if self.passed {
+                self.entry = self.reader.next_entry()?;
+                self.passed = false;
+            }
+            let Some(then) = &self.entry else { return Ok(false) };
+            match self.reader.path().cmp(path) {
+                Ordering::Less => self.passed = true,
+                Ordering::Equal => {
+                    self.passed = true;
+                    return Ok(then.settled && meta.unchanged_since(&then.meta));
+                }
+                Ordering::Greater => return Ok(false),
+            }
         }
-        if self.waiting.is_none() || self.reader.path() != path {
-            return Ok(None);
+    }
+
+    /// Makes the places in `stored` those of `tables`. None if what was stored is not to be had any more; true if they are what
+    /// they were.
+    fn translate(&mut self, stored: &mut Stored, tables: &mut Tables) -> Result<Option<bool>> {
+        for extent in &stored.extents {
+            let place = extent.pack as usize;
+            let (Some(pack), Some(known)) = (self.tables.packs().get(place), self.packs.get_mut(place))
+            else {
+                return Ok(None);
+            };
+            let known = match known {
+                Some(known) => known,
+                None if (self.usable)(&pack.id, pack.pages)? => known.insert(Translated::Usable),
+                None => known.insert(Translated::Unusable),
+            };
+            if matches!(known, Translated::Unusable) {
+                return Ok(None);
+            }
         }
-        let then = self.waiting.take();
-        let found = then.filter(|then| then.settled && meta.unchanged_since(&then.meta));
-        self.waiting = self.reader.next_entry()?;
-        Ok(found)
+        let mut same = true;
+        if let Some(key) = &mut stored.key {
+            let place = *key as usize;
+            let (Some(used), Some(known)) = (self.tables.keys().get(place), self.keys.get_mut(place)) else {
+                return Ok(None);
+            };
+            let ours = *known.get_or_insert_with(|| tables.key(&used.key_arns));
+            same &= std::mem::replace(key, ours) == ours;
+        }
+        for extent in &mut stored.extents {
+            let place = extent.pack as usize;
+            let ours = match self.packs[place] {
+                Some(Translated::At(ours)) => ours,
+                _ => {
+                    let pack = &self.tables.packs()[place];
+                    let ours = tables.pack(pack.id, pack.pages);
+                    self.packs[place] = Some(Translated::At(ours));
+                    ours
+                }
+            };
+            same &= std::mem::replace(&mut extent.pack, ours) == ours;
+        }
+        Ok(Some(same))
     }
 }
 
@@ -111,154 +180,29 @@ pub struct Pass<'a, 'd, W> {
     pub priors: Vec<Prior>,
     /// Where pages go.
     pub packer: &'a mut Packer<'d>,
-    /// What the places in entries mean.
-    pub tables: Tables,
     /// Where entries go.
-    pub out: Records<W>,
-    /// Told of each entry, with the bytes of the volume that were looked at.
-    pub seen: &'a dyn Fn(u64),
-    /// What was found.
-    pub counts: Counts,
+    pub output: Output<'a, W>,
     /// Files of several names that were read, so that they are stored once.
     pub links: HashMap<(u64, u64), (Meta, Stored)>,
     /// Entries of the path that is walked.
     pub path: EntryPath,
 }
 
-impl<W: Write> Pass<'_, '_, W> {
-    /// Goes through the whole tree.
-    pub fn run(&mut self, root: &Arc<dyn Dir>) -> Result<()> {
-        let now = self.clock.now();
-        let stat = root.stat().on("looking at", "the volume")?;
-        if let Some(entry) = self.entry(root, None, &stat, is_past(stat.ctime, now))? {
-            self.push(&entry)?;
-        }
-        Scout { mode: self.mode, clock: self.clock }.run(root, &mut |found| self.take(found))
-    }
+/// What a pass leaves.
+pub struct Output<'a, W> {
+    /// The entries.
+    pub records: Records<W>,
+    /// What the places in them mean.
+    pub tables: Tables,
+    /// What was found.
+    pub counts: Counts,
+    /// Told of each entry, with the bytes of the volume that were looked at.
+    pub seen: &'a dyn Fn(u64),
+}
 
-    /// The next that was found. False: what is below it is of no interest.
-    fn take(&mut self, found: Found) -> Result<bool> {
-        match found {
-            Found::Entry { dir, name, stat, settled } => {
-                self.path.push(name);
-                // A name was pushed above.
-                let name = self.path.last().cloned().unwrap_or_default();
-                if let Some(entry) = self.entry(&dir, Some(&name), &stat, settled)? {
-                    self.push(&entry)?;
-                }
-                self.path.pop();
-            }
-            Found::Down { dir, name, stat, settled } => {
-                self.path.push(name);
-                let Some(entry) = self.entry(&dir, None, &stat, settled)? else {
-                    self.path.pop();
-                    return Ok(false);
-                };
-                self.push(&entry)?;
-            }
-            Found::Up => {
-                self.path.pop();
-            }
-        }
-        Ok(true)
-    }
-
-    /// What is gone is None where the tree may change.
-    fn there<T>(&self, result: io::Result<T>, what: &'static str) -> Result<Option<T>> {
-        match result {
-            Err(e) if self.mode == Mode::Live && is_gone(&e) => Ok(None),
-            result => result.on(what, "the volume").map(Some),
-        }
-    }
-
-    /// The entry of `name` in `dir`, or of `dir` itself. None if it is gone, or left for the next pass.
-    fn entry(
-        &mut self,
-        dir: &Arc<dyn Dir>,
-        name: Option<&[u8]>,
-        stat: &Stat,
-        settled: bool,
-    ) -> Result<Option<Entry>> {
-        let meta = Meta::new(stat);
-        for at in 0..self.priors.len() {
-            if let Some(entry) = self.take_over(at, &meta)? {
-                return Ok(Some(entry));
-            }
-        }
-        let mut stored = None;
-        if stat.kind == Kind::File {
-            if self.mode == Mode::Live && !settled {
-                return Ok(None);
-            }
-            match self.content(dir, name.unwrap_or_default(), stat, &meta)? {
-                None => return Ok(None),
-                content => stored = content,
-            }
-        }
-        let mut target = Vec::new();
-        if stat.kind == Kind::Symlink {
-            let Some(text) = self.there(dir.readlink(name.unwrap_or_default()), "reading a link of")? else {
-                return Ok(None);
-            };
-            target = text;
-        }
-        let mut xattrs = Vec::new();
-        if matches!(stat.kind, Kind::File | Kind::Directory) {
-            let Some(found) = self.there(xattrs_of(&**dir, name), "reading the attributes of an entry of")?
-            else {
-                return Ok(None);
-            };
-            xattrs = found;
-        }
-        let depth = self.path.len() as u32;
-        let name = self.path.last().cloned().unwrap_or_default();
-        Ok(Some(Entry { depth, name, meta, settled, target, xattrs, stored }))
-    }
-
-    /// The entry as an earlier pass saw it.
-    fn take_over(&mut self, at: usize, meta: &Meta) -> Result<Option<Entry>> {
-        let prior = &mut self.priors[at];
-        let Some(then) = prior.find(&self.path, meta)? else { return Ok(None) };
-        let mut entry = Entry { meta: *meta, ..then };
-        if let Some(stored) = &entry.stored {
-            let packs = prior.tables.packs();
-            for extent in &stored.extents {
-                let pack = packs.get(extent.pack as usize);
-                if !pack.map_or(Ok(false), |pack| (prior.usable)(&pack.id, pack.pages))? {
-                    return Ok(None);
-                }
-            }
-            match self.tables.take_over(&prior.tables, stored) {
-                None => return Ok(None),
-                stored => entry.stored = stored,
-            }
-        }
-        Ok(Some(entry))
-    }
-
-    fn content(
-        &mut self,
-        dir: &Arc<dyn Dir>,
-        name: &[u8],
-        stat: &Stat,
-        meta: &Meta,
-    ) -> Result<Option<Stored>> {
-        let object = (stat.dev, stat.ino);
-        if let Some((then, stored)) = self.links.get(&object).filter(|(then, _)| meta.unchanged_since(then)) {
-            debug_assert!(then.size == stat.size);
-            return Ok(Some(stored.clone()));
-        }
-        let Some(file) = self.there(dir.open_file(name, false), "opening a file of")? else {
-            return Ok(None);
-        };
-        let stored = self.packer.store(&*file, stat.size, &mut self.tables)?;
-        if stat.nlink > 1 {
-            self.links.insert(object, (*meta, stored.clone()));
-        }
-        Ok(Some(stored))
-    }
-
-    fn push(&mut self, entry: &Entry) -> Result<()> {
+impl<W: Write> Output<'_, W> {
+    /// The next entry; in the form `record`, where it has that.
+    fn push(&mut self, entry: &Entry, record: Option<&[u8]>) -> Result<()> {
         match entry.meta.kind() {
             Kind::File => {
                 self.counts.files += 1;
@@ -277,7 +221,133 @@ impl<W: Write> Pass<'_, '_, W> {
             self.tables.count(stored);
         }
         (self.seen)(entry.meta.size);
-        self.out.push(entry)
+        match record {
+            Some(record) => self.records.push_record(entry, record),
+            None => self.records.push(entry),
+        }
+    }
+}
+
+impl<W: Write> Pass<'_, '_, W> {
+    /// Goes through the whole tree.
+    pub fn run(&mut self, root: &Arc<dyn Dir>) -> Result<()> {
+        let now = self.clock.now();
+        let stat = root.stat().on("looking at", "the volume")?;
+        self.entry(root, false, &stat, is_past(stat.ctime, now))?;
+        Scout { mode: self.mode, clock: self.clock }.run(root, &mut |found| self.take(found))
+    }
+
+    /// The next that was found. False: what is below it is of no interest.
+    fn take(&mut self, found: Found) -> Result<bool> {
+        match found {
+            Found::Entry { dir, name, stat, settled } => {
+                self.path.push(name);
+                self.entry(dir, true, stat, settled)?;
+                self.path.pop();
+            }
+            Found::Down { dir, name, stat, settled } => {
+                self.path.push(name);
+                if !self.entry(dir, false, stat, settled)? {
+                    self.path.pop();
+                    return Ok(false);
+                }
+            }
+            Found::Up => {
+                self.path.pop();
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is gone is None where the tree may change.
+    fn there<T>(&self, result: io::Result<T>, what: &'static str) -> Result<Option<T>> {
+        match result {
+            Err(e) if self.mode == Mode::Live && is_gone(&e) => Ok(None),
+            result => result.on(what, "the volume").map(Some),
+        }
+    }
+
+    /// Puts out the entry of the last name of the path, `in_dir`, or of `dir` itself. False if it is gone, or left for the next
+    /// pass.
+    fn entry(&mut self, dir: &Arc<dyn Dir>, in_dir: bool, stat: &Stat, settled: bool) -> Result<bool> {
+        let meta = Meta::new(stat);
+        for at in 0..self.priors.len() {
+            if self.take_over(at, &meta)? {
+                return Ok(true);
+            }
+        }
+        let own_name = self.path.last().cloned().unwrap_or_default();
+        let name = in_dir.then_some(&own_name[..]);
+        let mut stored = None;
+        if stat.kind == Kind::File {
+            if self.mode == Mode::Live && !settled {
+                return Ok(false);
+            }
+            match self.content(dir, &own_name, stat, &meta)? {
+                None => return Ok(false),
+                content => stored = content,
+            }
+        }
+        let mut target = Vec::new();
+        if stat.kind == Kind::Symlink {
+            let Some(text) = self.there(dir.readlink(&own_name), "reading a link of")? else {
+                return Ok(false);
+            };
+            target = text;
+        }
+        let mut xattrs = Vec::new();
+        if matches!(stat.kind, Kind::File | Kind::Directory) {
+            let Some(found) = self.there(xattrs_of(&**dir, name), "reading the attributes of an entry of")?
+            else {
+                return Ok(false);
+            };
+            xattrs = found;
+        }
+        let depth = self.path.len() as u32;
+        let entry = Entry { depth, name: own_name, meta, settled, target, xattrs, stored };
+        self.output.push(&entry, None)?;
+        Ok(true)
+    }
+
+    /// Puts out the entry as an earlier pass saw it; false if it did not, or what it stored is not to be had any more.
+    fn take_over(&mut self, at: usize, meta: &Meta) -> Result<bool> {
+        let (prior, output) = (&mut self.priors[at], &mut self.output);
+        if !prior.find(&self.path, meta)? {
+            return Ok(false);
+        }
+        let Some(mut entry) = prior.entry.take() else { return Ok(false) };
+        let mut same = entry.meta == *meta;
+        if let Some(stored) = &mut entry.stored {
+            match prior.translate(stored, &mut output.tables)? {
+                None => return Ok(false),
+                Some(same_places) => same &= same_places,
+            }
+        }
+        entry.meta = *meta;
+        output.push(&entry, same.then(|| prior.reader.record()))?;
+        Ok(true)
+    }
+
+    fn content(
+        &mut self,
+        dir: &Arc<dyn Dir>,
+        name: &[u8],
+        stat: &Stat,
+        meta: &Meta,
+    ) -> Result<Option<Stored>> {
+        let object = (stat.dev, stat.ino);
+        if let Some((then, stored)) = self.links.get(&object).filter(|(then, _)| meta.unchanged_since(then)) {
+            debug_assert!(then.size == stat.size);
+            return Ok(Some(stored.clone()));
+        }
+        let Some(file) = self.there(dir.open_file(name, false), "opening a file of")? else {
+            return Ok(None);
+        };
+        let stored = self.packer.store(&*file, stat.size, &mut self.output.tables)?;
+        if stat.nlink > 1 {
+            self.links.insert(object, (*meta, stored.clone()));
+        }
+        Ok(Some(stored))
     }
 }
 

@@ -148,7 +148,7 @@ pub fn sweep(depot: &Arc<dyn Depot>) -> Result<Deleted> {
     // A copy that was cut off goes on with what it has.
     let drafts = super::copy::packs_of_drafts(&**depot)?;
     let Some(mut named) = drafts.filter(|_| unreadable.is_empty()) else { return Ok(deleted) };
-    named.extend(listing.snapshots.iter().flat_map(|s| &s.packs).map(|p| p.id));
+    named.extend(listing.snapshots.iter().flat_map(Descriptor::standing_packs).map(|p| p.id));
     for name in depot.list(PACKS)? {
         let Ok(id) = Id::try_from(name) else { continue };
         if !named.contains(&id) {

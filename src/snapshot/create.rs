@@ -7,10 +7,10 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::capture::{Clock, Mode, Pass, Prior, Stream, scratch};
+use super::capture::{Clock, Mode, Output, Pass, Prior, Stream, scratch};
 use super::catalogue::{self, Snapshot, Spool, pack_checker};
 use super::depot::{Depot, descriptor_path, pack_path};
-use super::descriptor::{Counts, Descriptor, Id, Parent, SNAPSHOT_FORMAT, check_name};
+use super::descriptor::{Counts, Descriptor, Id, Pack, Parent, SNAPSHOT_FORMAT, check_name};
 use super::error::{On, Result, SnapshotError};
 use super::manifest::{Manifest, ManifestSink, Reader, Records};
 use super::packs::{PACK_PAGES, Packer, Tables};
@@ -197,11 +197,17 @@ impl<'a> Work<'a> {
             let out = Records::new(Stream::write(draft.clone()), self.id)?;
             let mut pass = self.pass(Mode::Live, self.parent_prior()?, &mut packer, out, seen);
             pass.run(ends.root)?;
-            let Pass { out, tables, .. } = pass;
-            drop(out.finish()?.into_inner().map_err(|e| e.into_error()).on("writing", "a temporary file")?);
+            let Output { records, tables, .. } = pass.output;
+            drop(
+                records
+                    .finish()?
+                    .into_inner()
+                    .map_err(|e| e.into_error())
+                    .on("writing", "a temporary file")?,
+            );
             let input: Box<dyn Read + Send> = Box::new(Stream::read(draft));
             // Its packs are those that are being made, or were looked for when it was written.
-            priors.push(Prior::new(Reader::new(input, None)?, tables, Box::new(|_, _| Ok(true)))?);
+            priors.push(Prior::new(Reader::new(input, None)?, tables, Box::new(|_, _| Ok(true))));
         } else {
             priors.extend(self.parent_prior()?);
         }
@@ -227,8 +233,8 @@ impl<'a> Work<'a> {
             ManifestSink::begin(spool.file(), &self.volume, ends.service, &key_id, marker.number)?;
         let mut pass = self.pass(Mode::Held, priors, &mut packer, Records::new(sink, self.id)?, seen);
         pass.run(ends.root)?;
-        let Pass { out, mut tables, mut counts, .. } = pass;
-        out.finish()?.finish()?;
+        let Output { records, mut tables, mut counts, .. } = pass.output;
+        records.finish()?.finish()?;
         hold.still()?;
         drop(hold);
         let held = held_since.elapsed();
@@ -240,7 +246,8 @@ impl<'a> Work<'a> {
         drop(packer);
         let (packs, keys) = tables.into_parts();
         // Packs of the first pass of which the second took nothing.
-        for pack in made.iter().filter(|made| packs.iter().all(|pack| pack.id != made.id)) {
+        let needed = |made: &&Pack| packs.iter().any(|pack| pack.pages > 0 && pack.id == made.id);
+        for pack in made.iter().filter(|made| !needed(made)) {
             ends.depot.delete(&pack_path(&pack.id.0))?;
         }
         spool.finish()?;
@@ -274,7 +281,7 @@ impl<'a> Work<'a> {
     fn parent_prior(&self) -> Result<Vec<Prior>> {
         let Some((descriptor, manifest)) = &self.parent else { return Ok(Vec::new()) };
         let tables = Tables::of(&descriptor.packs, &descriptor.keys)?;
-        Ok(vec![Prior::new(manifest.entries()?, tables, pack_checker(self.ends.depot.clone()))?])
+        Ok(vec![Prior::new(manifest.entries()?, tables, pack_checker(self.ends.depot.clone()))])
     }
 
     fn pass<'p, 'd, W: std::io::Write>(
@@ -285,18 +292,9 @@ impl<'a> Work<'a> {
         out: Records<W>,
         seen: &'p dyn Fn(u64),
     ) -> Pass<'p, 'd, W> {
-        Pass {
-            mode,
-            clock: &self.clock,
-            priors,
-            packer,
-            tables: Tables::default(),
-            out,
-            seen,
-            counts: Counts::default(),
-            links: HashMap::new(),
-            path: Vec::new(),
-        }
+        let tables = priors.first().map(Prior::successor).unwrap_or_default();
+        let output = Output { records: out, tables, counts: Counts::default(), seen };
+        Pass { mode, clock: &self.clock, priors, packer, output, links: HashMap::new(), path: Vec::new() }
     }
 }
 

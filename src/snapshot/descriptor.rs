@@ -84,7 +84,7 @@ pub struct Origin {
 pub struct Pack {
     /// Its name.
     pub id: Id,
-    /// Whole pages in it.
+    /// Whole pages in it. 0: the manifest names none of it, and has no need of it; an earlier one had it at this place.
     pub pages: u64,
 }
 
@@ -152,7 +152,7 @@ pub struct Descriptor {
     pub copied_from: Option<Origin>,
     /// File id of the manifest.
     pub manifest: Id,
-    /// The packs that the manifest's extents name, by their place in this list.
+    /// The packs that the manifest's extents name, by their place in this list; see [`Self::standing_packs`].
     pub packs: Vec<Pack>,
     /// What it holds.
     pub counts: Counts,
@@ -258,6 +258,11 @@ impl Descriptor {
             return Err(SnapshotError::damaged("snapshot.json counts more than there can be"));
         }
         Ok(())
+    }
+
+    /// The packs that it needs.
+    pub fn standing_packs(&self) -> impl Iterator<Item = &Pack> {
+        self.packs.iter().filter(|pack| pack.pages > 0)
     }
 
     /// The volume's features.

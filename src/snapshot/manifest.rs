@@ -17,7 +17,7 @@ use crate::volume::keys::{DataKey, FileKeys, FreshKey, VolumeKeys, file_context}
 use crate::volume::layout::{BLOCK, PAGE};
 
 /// Version of the records.
-const RECORDS: u32 = 2;
+const RECORDS: u32 = 3;
 /// A record takes no more: some 8 million extents.
 const MAX_RECORD: usize = 64 << 20;
 /// The deepest tree.
@@ -46,6 +46,7 @@ pub struct Stored {
     /// In the file's order.
     pub extents: Vec<Extent>,
     /// BLAKE3 of the pages in the extents, one after the other.
+    #[serde(with = "serde_bytes")]
     pub digest: [u8; 32],
     /// Place in [`Descriptor::keys`]; None for a file without a header.
     pub key: Option<u32>,
@@ -228,8 +229,12 @@ impl Order {
             if self.path.get(depth - 1).is_some_and(|before| before >= name) {
                 return bad("has entries out of order");
             }
-            self.path.truncate(depth - 1);
-            self.path.push(name.clone());
+            self.path.truncate(depth);
+            match self.path.get_mut(depth - 1) {
+                // Takes no new memory.
+                Some(before) => before.clone_from(name),
+                None => self.path.push(name.clone()),
+            }
         }
         self.started = true;
         self.last_is_directory = entry.meta.kind() == Kind::Directory;
@@ -274,6 +279,17 @@ impl<W: Write> Records<W> {
         self.order.step(entry)?;
         self.entries += 1;
         self.put(&NewRecord::Entry(entry))
+    }
+
+    /// The next entry, of which `record` is the form, as [`Reader::record`] told it.
+    pub fn push_record(&mut self, entry: &Entry, record: &[u8]) -> Result<()> {
+        self.order.step(entry)?;
+        self.entries += 1;
+        self.buffer.clear();
+        // It was read, and is no longer than a record may be.
+        self.buffer.extend_from_slice(&(record.len() as u32).to_le_bytes());
+        self.buffer.extend_from_slice(record);
+        self.out.write_all(&self.buffer).on("writing", "the manifest")
     }
 
     /// Ends; the stream, flushed.
@@ -338,6 +354,11 @@ impl<R: Read> Reader<R> {
         self.offset
     }
 
+    /// The last record.
+    pub fn record(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// The names that lead to the last entry.
     pub fn path(&self) -> &EntryPath {
         &self.order.path
@@ -346,7 +367,7 @@ impl<R: Read> Reader<R> {
     /// The next entry; None at the end, which is checked to be the true one.
     ///
     /// (Not an [`Iterator`]: after an error nothing more can be read.)
-    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> Result<Option<Box<Entry>>> {
         if self.ended {
             return Ok(None);
         }
@@ -355,7 +376,7 @@ impl<R: Read> Reader<R> {
                 self.order.step(&entry)?;
                 check(&entry, self.packs.as_deref())?;
                 self.entries += 1;
-                Ok(Some(*entry))
+                Ok(Some(entry))
             }
             Record::End { entries } if entries == self.entries => {
                 self.ended = true;

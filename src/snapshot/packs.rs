@@ -24,6 +24,8 @@ const SHARED: u64 = 64;
 #[derive(Default, Clone)]
 pub struct Tables {
     packs: Vec<Pack>,
+    /// By their places: whether an entry that was counted needs the pack.
+    needed: Vec<bool>,
     by_id: HashMap<Id, u32>,
     keys: Vec<KeyUse>,
     by_arns: BTreeMap<Vec<String>, u32>,
@@ -45,18 +47,37 @@ impl Tables {
         Ok(tables)
     }
 
+    /// Tables that begin with the same places, so that entries can be taken over as they stand; nothing is counted yet. Empty
+    /// ones, where most of the packs have only their place left.
+    pub fn successor(&self) -> Self {
+        let standing = self.packs.iter().filter(|pack| pack.pages > 0).count();
+        if 2 * standing < self.packs.len() {
+            return Self::default();
+        }
+        let mut tables = self.clone();
+        tables.needed.fill(false);
+        for key in &mut tables.keys {
+            key.files = 0;
+        }
+        tables
+    }
+
     /// The place of a pack; its pages grow while it is filled.
-    fn pack(&mut self, id: Id, pages: u64) -> u32 {
+    pub fn pack(&mut self, id: Id, pages: u64) -> u32 {
         let next = self.packs.len() as u32;
         let place = *self.by_id.entry(id).or_insert(next);
         match self.packs.get_mut(place as usize) {
             Some(pack) => pack.pages = pack.pages.max(pages),
-            None => self.packs.push(Pack { id, pages }),
+            None => {
+                self.packs.push(Pack { id, pages });
+                self.needed.push(false);
+            }
         }
         place
     }
 
-    fn key(&mut self, key_arns: &[String]) -> u32 {
+    /// The place of a set of keys.
+    pub fn key(&mut self, key_arns: &[String]) -> u32 {
         if let Some(place) = self.by_arns.get(key_arns) {
             return *place;
         }
@@ -66,25 +87,16 @@ impl Tables {
         place
     }
 
-    /// Counts one more file under its keys.
+    /// Counts one more file, under its keys.
     pub fn count(&mut self, stored: &Stored) {
+        for extent in &stored.extents {
+            if let Some(needed) = self.needed.get_mut(extent.pack as usize) {
+                *needed = true;
+            }
+        }
         if let Some(key) = stored.key.and_then(|key| self.keys.get_mut(key as usize)) {
             key.files += 1;
         }
-    }
-
-    /// What was stored under another table, under this one. None if that table has no such place.
-    pub fn take_over(&mut self, other: &Self, stored: &Stored) -> Option<Stored> {
-        let mut extents = Vec::with_capacity(stored.extents.len());
-        for extent in &stored.extents {
-            let pack = other.packs.get(extent.pack as usize)?;
-            extents.push(Extent { pack: self.pack(pack.id, pack.pages), ..*extent });
-        }
-        let key = match stored.key {
-            Some(key) => Some(self.key(&other.keys.get(key as usize)?.key_arns)),
-            None => None,
-        };
-        Some(Stored { extents, digest: stored.digest, key })
     }
 
     /// Corrects the pages of packs that were filled on after an entry named them.
@@ -101,8 +113,18 @@ impl Tables {
         &self.packs
     }
 
-    /// For [`super::descriptor::Descriptor::packs`] and [`super::descriptor::Descriptor::keys`].
-    pub fn into_parts(self) -> (Vec<Pack>, Vec<KeyUse>) {
+    /// The sets of keys.
+    pub fn keys(&self) -> &[KeyUse] {
+        &self.keys
+    }
+
+    /// For [`super::descriptor::Descriptor::packs`] and [`super::descriptor::Descriptor::keys`]. Of packs that nothing needs the
+    /// place alone is left.
+    pub fn into_parts(mut self) -> (Vec<Pack>, Vec<KeyUse>) {
+        for (pack, needed) in self.packs.iter_mut().zip(&self.needed) {
+            pack.pages = if *needed { pack.pages } else { 0 };
+        }
+        while self.packs.pop_if(|pack| pack.pages == 0).is_some() {}
         (self.packs, self.keys)
     }
 }
@@ -244,4 +266,43 @@ fn runs(bytes: &[u8]) -> Vec<std::ops::Range<u64>> {
         }
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(pack: u32, key: u32) -> Stored {
+        let extent = Extent { page: 0, pages: 1, pack, pack_page: 0 };
+        Stored { extents: vec![extent], digest: [0; 32], key: Some(key) }
+    }
+
+    /// Places stay from one snapshot to the next; what nothing needs any more is not named, whatever stands behind it.
+    #[test]
+    fn places_stay_and_packs_go() {
+        let id = |n| Id([n; 16]);
+        let mut first = Tables::default();
+        for n in 0..4 {
+            assert_eq!(first.pack(id(n), 5), u32::from(n));
+            first.count(&stored(u32::from(n), 0));
+        }
+        let key = first.key(&["a".to_owned()]);
+        let mut second = first.successor();
+        assert_eq!(second.pack(id(7), 9), 4);
+        assert_eq!(second.key(&["a".to_owned()]), key);
+        for place in [0, 2] {
+            second.count(&stored(place, key));
+        }
+        let (packs, keys) = second.clone().into_parts();
+        assert_eq!(packs.iter().map(|pack| pack.pages).collect::<Vec<_>>(), [5, 0, 5]);
+        assert_eq!((keys.len(), keys[0].files), (1, 2));
+
+        // Where most places are empty, it begins anew.
+        let mut third = second.successor();
+        third.count(&stored(2, key));
+        let (packs, keys) = third.into_parts();
+        let third = Tables::of(&packs, &keys).unwrap();
+        assert_eq!(third.packs().len(), 3);
+        assert!(third.successor().packs().is_empty());
+    }
 }

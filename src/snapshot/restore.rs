@@ -153,7 +153,7 @@ fn is_temporary(name: &[u8]) -> bool {
 /// A file to be written.
 struct Job {
     dir: Arc<dyn Dir>,
-    entry: Entry,
+    entry: Box<Entry>,
 }
 
 struct Work<'a> {
@@ -316,7 +316,7 @@ impl Work<'_> {
 
     /// Last pass: further names of files, and the attributes of directories, deepest first.
     fn settle(&self, manifest: &Manifest, target: &Arc<dyn Dir>) -> Result<()> {
-        let mut above: Vec<(Arc<dyn Dir>, Entry)> = Vec::new();
+        let mut above: Vec<(Arc<dyn Dir>, Box<Entry>)> = Vec::new();
         let mut first: HashMap<(u64, u64), EntryPath> = HashMap::new();
         let mut entries = manifest.entries()?;
         while let Some(entry) = entries.next_entry()? {
@@ -347,7 +347,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn leave(&self, above: &mut Vec<(Arc<dyn Dir>, Entry)>) -> Result<()> {
+    fn leave(&self, above: &mut Vec<(Arc<dyn Dir>, Box<Entry>)>) -> Result<()> {
         match above.pop() {
             Some((dir, entry)) => self.attributes(&*dir, None, &entry),
             None => Ok(()),

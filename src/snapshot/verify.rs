@@ -54,7 +54,7 @@ impl Verified {
 pub fn verify(snapshot: &Opened, threads: usize, seen: &(dyn Fn(u64) + Sync)) -> Result<Verified> {
     let mut found = Verified::default();
     let mut stands = pack_checker(snapshot.depot.clone());
-    for pack in &snapshot.descriptor.packs {
+    for pack in snapshot.descriptor.standing_packs() {
         if !stands(&pack.id, pack.pages)? {
             found.damage(format!("{}: missing, or not as long as it was", pack_path(&pack.id.0)));
         }

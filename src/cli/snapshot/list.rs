@@ -94,7 +94,7 @@ pub fn inspect(global: &Global, args: &InspectArgs) -> Result<()> {
         ("directories", counts.directories.to_string()),
         ("links and special files", counts.others.to_string()),
         ("added to the depot", size(counts.new_pages * PAGE)),
-        ("packs it needs", snapshot.packs.len().to_string()),
+        ("packs it needs", snapshot.standing_packs().count().to_string()),
     ];
     if let Some(parent) = &snapshot.parent {
         facts.push(("made against", format!("{} ({})", parent.name, parent.id)));
@@ -106,7 +106,7 @@ pub fn inspect(global: &Global, args: &InspectArgs) -> Result<()> {
     for key in &snapshot.volume_keys {
         facts.push(("volume key under", key.key_arn.clone()));
     }
-    for key in &snapshot.keys {
+    for key in snapshot.keys.iter().filter(|key| key.files > 0) {
         facts.push(("files under", format!("{} ({})", key.key_arns.join(" or "), key.files)));
     }
     output::facts(&facts)

@@ -476,7 +476,7 @@ fn finish(target: &Target, to: &To, plan: &Plan, draft: Descriptor, spool: &dyn 
 /// piece that it names lies in a pack that is there. (The packs were read back, each with its unit.)
 fn check(to: &To, snapshot: &Descriptor, target: &Target, entries: u64) -> Result<()> {
     let keys = open_volume_key(target.service, &snapshot.volume_id.0, &snapshot.wrapped_keys()?)?;
-    for pack in &snapshot.packs {
+    for pack in snapshot.standing_packs() {
         let path = pack_path(&pack.id.0);
         if to.depot.len(&path)? != pack.pages * 4096 {
             return Err(SnapshotError::damaged(format!(

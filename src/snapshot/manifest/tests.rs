@@ -52,7 +52,7 @@ fn read(bytes: &[u8]) -> Result<Vec<Entry>> {
     let mut reader = Reader::new(bytes, Some(&packs))?;
     let mut out = Vec::new();
     while let Some(entry) = reader.next_entry()? {
-        out.push(entry);
+        out.push(*entry);
     }
     Ok(out)
 }

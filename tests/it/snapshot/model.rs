@@ -253,6 +253,49 @@ fn an_incremental_snapshot_reads_only_what_changed() {
     );
 }
 
+/// Of a pack that no file needs any more a later snapshot keeps the place, and not the pack.
+#[test]
+fn a_pack_that_nothing_needs_goes_though_its_place_stays() {
+    let bed = Bed::new();
+    let volume = bed.volume();
+    for n in 0..8 {
+        put(&volume, &format!("f{n}"), &noise(n, 30_000 + 4_096 * n as usize));
+    }
+    volume.close().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let first = bed.create("first").descriptor;
+    let opened = bed.open("first").unwrap();
+    let (mut entries, mut sizes) = (opened.manifest.entries().unwrap(), Vec::new());
+    while let Some(entry) = entries.next_entry().unwrap() {
+        sizes.extend(entry.stored.as_ref().map(|_| entry.meta.size));
+    }
+    // The file that stands behind all others: each has its own size.
+    let behind = *sizes.last().unwrap();
+    let last = sizes.iter().filter(|size| **size < behind).count();
+    let volume = bed.volume();
+    for n in (0..8).filter(|n| *n != last) {
+        volume.unlink(ROOT, format!("f{n}").as_bytes()).unwrap();
+    }
+    volume.close().unwrap();
+    let second = bed.create("second").descriptor;
+    assert_eq!(second.counts.new_pages, 0);
+    assert_eq!(second.packs.len(), first.packs.len());
+    assert_eq!(second.packs[0].pages, 0);
+    let standing = second.standing_packs().count();
+    assert!((1..=2).contains(&standing), "{standing} packs");
+    assert_eq!(bed.delete("first").packs as usize, first.packs.len() - standing);
+    assert_eq!(bed.verify("second").unwrap().damaged, 0);
+    let volume = bed.volume();
+    put(&volume, "new", b"new");
+    volume.close().unwrap();
+    let third = bed.create("third").descriptor;
+    let places = if 2 * standing < second.packs.len() { standing } else { second.packs.len() };
+    assert_eq!(third.packs.len(), places + 1, "it begins anew where most places are empty");
+    assert_eq!((third.counts.files, third.counts.new_pages), (2, 2));
+    bed.delete("second");
+    assert_eq!(bed.verify("third").unwrap().damaged, 0);
+}
+
 #[test]
 fn a_snapshot_as_a_directory_is_only_read() {
     let bed = Bed::new();
