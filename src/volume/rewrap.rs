@@ -5,7 +5,7 @@
 mod online;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -16,9 +16,9 @@ use super::each::{each_batch, each_file, walk};
 use super::error::{Attempt, Result, VolumeError};
 use super::files::read_header;
 use super::header::{self, Header, WrappedKey};
-use super::keys::{VolumeId, VolumeKey, VolumeKeys, file_context, volume_context};
+use super::keys::{FileKeys, VolumeId, VolumeKey, VolumeKeys, file_context, volume_context};
 use super::layout::PAGE;
-use super::recipients::region_of;
+use super::recipients::{Opens, region_of};
 use crate::crypto::Secret;
 use crate::kms::blob::CiphertextBlob;
 use crate::kms::{EncryptionContext, KeyService};
@@ -134,11 +134,11 @@ pub fn rewrap(
 ) -> Result<Report> {
     let descriptor = Descriptor::read(&**root)?;
     let _alone = descriptor::alone(root, true)?;
-    let (job, rewrapped) = Job::begin(&descriptor, here, regions, options)?;
-    let mut report = job.report(&descriptor);
+    let job = Job::begin(&descriptor, None, here, regions, options)?;
+    let mut report = job.report();
     // First: whoever mounts after a cut makes new files under the new key.
     if report.volume_key && !options.dry_run {
-        let changed = job.descriptor(&descriptor, rewrapped)?;
+        let changed = job.descriptor()?;
         descriptor::replace_file(&**root, DESCRIPTOR, &changed.encode()?)?;
     }
     let done = Mutex::new(&mut report);
@@ -170,20 +170,28 @@ struct Job<'a> {
     here: Arc<dyn KeyService>,
     regions: &'a Regions<'a>,
     others: Mutex<HashMap<String, Arc<dyn KeyService>>>,
+    /// As it was.
+    descriptor: &'a Descriptor,
     volume: VolumeId,
     region: String,
     under: Under,
+    /// The volume key under the target.
+    volume_key: Option<WrappedKey>,
+    /// What it opens to, if that is known; else it is opened when it is needed.
+    known: Option<&'a VolumeKeys>,
+    opened: OnceLock<VolumeKeys>,
     options: &'a Options,
 }
 
 impl<'a> Job<'a> {
-    /// Finds the target by rewrapping the volume key, which is the answer's other half.
+    /// Finds the target by rewrapping the volume key.
     fn begin(
-        descriptor: &Descriptor,
+        descriptor: &'a Descriptor,
+        known: Option<&'a VolumeKeys>,
         here: &Arc<dyn KeyService>,
         regions: &'a Regions<'a>,
         options: &'a Options,
-    ) -> Result<(Self, WrappedKey)> {
+    ) -> Result<Self> {
         let volume_key = descriptor.keys.first().ok_or(VolumeError::Invalid("the volume has no key"))?;
         let target = here.describe_key(options.key_id.as_deref().unwrap_or(&volume_key.key_arn))?;
         let whole = options.below.is_empty();
@@ -205,28 +213,71 @@ impl<'a> Job<'a> {
             here: here.clone(),
             regions,
             others: Mutex::default(),
+            descriptor,
             volume: descriptor.id,
             region: target.region,
             under: (target.key_arn, None),
+            volume_key: None,
+            known,
+            opened: OnceLock::new(),
             options,
         };
-        let rewrapped = job.wrap(volume_key, &volume_context(&descriptor.id))?;
+        let rewrapped = job.wrap_volume_key()?;
         job.under = under(&rewrapped);
-        Ok((job, rewrapped))
+        job.volume_key = Some(rewrapped);
+        Ok(job)
+    }
+
+    /// The first of the volume's wrapped keys that the key service rewraps.
+    fn wrap_volume_key(&self) -> Result<WrappedKey> {
+        let keys = &self.descriptor.keys;
+        let mut refusal = None;
+        for (at, key) in keys.iter().enumerate() {
+            let made = self.wrap(key, &volume_context(&self.volume)).and_then(|made| {
+                if self.options.below.is_empty() && loses_another(keys, at, &made.key_arn) {
+                    self.open_volume(&made)?;
+                }
+                Ok(made)
+            });
+            match made {
+                Ok(made) => return Ok(made),
+                Err(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        Err(refusal.unwrap_or(VolumeError::Invalid("the volume has no key")))
+    }
+
+    /// What a volume key under the target opens to, if it is the volume's.
+    fn open_volume(&self, key: &WrappedKey) -> Result<VolumeKeys> {
+        let opened = self.here.decrypt(Some(&key.key_arn), &key.ciphertext, &volume_context(&self.volume))?;
+        let volume =
+            VolumeKeys::derive(&VolumeKey(Secret::from_slice(opened.plaintext.expose())?), self.volume)?;
+        self.descriptor.verify(&volume)?;
+        Ok(volume)
+    }
+
+    fn volume_keys(&self) -> Result<&VolumeKeys> {
+        if let Some(volume) = self.known.or(self.opened.get()) {
+            return Ok(volume);
+        }
+        let key = self.volume_key.as_ref().ok_or(VolumeError::Invalid("the volume has no key"))?;
+        let volume = self.open_volume(key)?;
+        // Another thread may have been faster, with the same.
+        Ok(self.opened.get_or_init(|| volume))
     }
 
     /// Of what is done with the files nothing is in it yet.
-    fn report(&self, descriptor: &Descriptor) -> Report {
+    fn report(&self) -> Report {
         let (key_arn, key_material_id) = self.under.clone();
         let there =
-            descriptor.keys.first().is_some_and(|key| self.is_there(key)) && !self.was_recipient(descriptor);
+            self.descriptor.keys.first().is_some_and(|key| self.is_there(key)) && !self.was_recipient();
         let volume_key = self.options.below.is_empty() && !there;
         Report { key_arn, key_material_id, volume_key, ..Report::default() }
     }
 
     /// True if the target is a recipient's key, who is none any more under it.
-    fn was_recipient(&self, descriptor: &Descriptor) -> bool {
-        descriptor.recipients.iter().any(|recipient| recipient.name == self.under.0)
+    fn was_recipient(&self) -> bool {
+        self.descriptor.recipients.iter().any(|recipient| recipient.name == self.under.0)
     }
 
     /// True if nothing is to be done for a key.
@@ -292,41 +343,51 @@ impl<'a> Job<'a> {
                 let made = made
                     .into_iter()
                     .map(|made| WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext });
-                return headers.iter().zip(made).map(|(h, made)| Ok(in_place(&h.keys, made))).collect();
+                let placed = |(header, made): (&&Header, WrappedKey)| {
+                    self.place(header, 0, made).or_else(|_| self.wrap_one(header))
+                };
+                return headers.iter().zip(made).map(placed).collect();
             }
         }
-        headers.iter().zip(&contexts).map(|(header, context)| self.wrap_one(&header.keys, context)).collect()
+        headers.iter().map(|header| self.wrap_one(header)).collect()
     }
 
-    /// What the key service rewraps of the keys, in the place of the first; those of the other recipients stay.
-    fn wrap_one(&self, keys: &[WrappedKey], context: &EncryptionContext) -> Result<Vec<WrappedKey>> {
+    /// What the key service rewraps of a file's keys, in the place of the first; those of the other recipients stay.
+    fn wrap_one(&self, header: &Header) -> Result<Vec<WrappedKey>> {
+        let context = file_context(&self.volume, &header.file_id);
         let mut refusal = None;
-        for key in keys {
-            match self.wrap(key, context) {
-                Ok(made) => return Ok(in_place(keys, made)),
+        for (at, key) in header.keys.iter().enumerate() {
+            match self.wrap(key, &context).and_then(|made| self.place(header, at, made)) {
+                Ok(keys) => return Ok(keys),
                 Err(error) => refusal = refusal.or(Some(error)),
             }
         }
         Err(refusal.unwrap_or_else(|| VolumeError::damaged("the file's header holds no wrapped key")))
     }
 
+    /// A file's keys with the one at `at`, rewrapped, in the place of the first. If more goes than that one, what stays must
+    /// be the file's key: whoever may encrypt under its KMS key and can write to the backing could have put it there.
+    fn place(&self, header: &Header, at: usize, made: WrappedKey) -> Result<Vec<WrappedKey>> {
+        if loses_another(&header.keys, at, &made.key_arn) {
+            let only = Header { keys: vec![made.clone()], ..header.clone() };
+            FileKeys::unwrap(&*self.here, &Opens::Only(made.key_arn.clone()), self.volume_keys()?, &only)?;
+        }
+        Ok(in_place(&header.keys, made))
+    }
+
     /// The descriptor with the rewrapped volume key in the place of its first.
-    fn descriptor(&self, old: &Descriptor, key: WrappedKey) -> Result<Descriptor> {
-        let others = old.keys.iter().skip(1).filter(|other| other.key_arn != key.key_arn).cloned();
-        let others: Vec<WrappedKey> = others.collect();
-        let keys = [vec![key], others].concat();
+    fn descriptor(&self) -> Result<Descriptor> {
+        let old = self.descriptor;
+        let key = self.volume_key.clone().ok_or(VolumeError::Invalid("the volume has no key"))?;
+        let keys = in_place(&old.keys, key);
         // A descriptor that says another region than its key has is not believed.
         let crossed = old.keys.first().is_none_or(|key| region_of(&key.key_arn) != self.region);
         let stays = self.region == old.region && self.here.holder() == old.holder();
-        if !crossed && stays && !self.was_recipient(old) {
+        if !crossed && stays && !self.was_recipient() {
             return Ok(old.with_keys(keys));
         }
-        // Region, features and recipients are authenticated under the volume key.
-        let opened =
-            self.here.decrypt(Some(&keys[0].key_arn), &keys[0].ciphertext, &volume_context(&self.volume))?;
-        let volume_key = VolumeKey(Secret::from_slice(opened.plaintext.expose())?);
-        let volume = VolumeKeys::derive(&volume_key, self.volume)?;
-        old.verify(&volume)?;
+        // Region, features and recipients are authenticated under the volume key, which this one must be.
+        let volume = self.open_volume(&keys[0])?;
         Ok(old.moved(&volume, self.region.clone(), self.here.holder(), keys))
     }
 
@@ -401,6 +462,12 @@ impl Due {
         put_page(&*file, &page, options.keep_mtime)?;
         Ok(Outcome::Rewrapped)
     }
+}
+
+/// True if in the place of `keys`, of which the one at `at` was made anew under this KMS key, others are lost than that one.
+fn loses_another(keys: &[WrappedKey], at: usize, key_arn: &str) -> bool {
+    let lost = |(other, key): (usize, &WrappedKey)| other != at && (other == 0 || key.key_arn == key_arn);
+    keys.iter().enumerate().any(lost)
 }
 
 /// Wrapped keys in which one was made anew: that first, then those under other keys.

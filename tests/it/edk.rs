@@ -1,7 +1,7 @@
 //! Recipients of a volume's keys, against a model: whoever is one opens everything, whoever is not opens nothing.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use kmsfs::crypto::asymmetric::{PairSpec, PrivateKey};
@@ -10,8 +10,9 @@ use kmsfs::volume::breakglass::BreakGlass;
 use kmsfs::volume::descriptor::Descriptor;
 use kmsfs::volume::disk::Dir;
 use kmsfs::volume::edk::{self, Change, Options, Report};
-use kmsfs::volume::header;
+use kmsfs::volume::header::{self, WrappedKey};
 use kmsfs::volume::host::HostDir;
+use kmsfs::volume::keys::{file_context, volume_context};
 use kmsfs::volume::recipients::{OtherRegions, Recipient};
 use kmsfs::volume::{Caller, ROOT, Volume, VolumeError, VolumeOptions, rewrap};
 use proptest::prelude::*;
@@ -77,17 +78,15 @@ impl Bed {
     }
 
     fn rewrap(&self, key_id: &str) -> rewrap::Report {
-        let options = rewrap::Options {
-            key_id: Some(key_id.to_owned()),
-            below: Vec::new(),
-            change_service: false,
-            keep_mtime: true,
-            dry_run: false,
-            threads: 1,
-        };
         let here: Arc<dyn KeyService> = self.home.clone();
-        let nowhere = |_: &str| -> Result<Arc<dyn KeyService>, VolumeError> { panic!("no") };
-        rewrap::rewrap(&self.root(), &here, &nowhere, &options, &|| ()).unwrap()
+        rewrap::rewrap(&self.root(), &here, &nowhere, &to(key_id), &|| ()).unwrap()
+    }
+
+    /// The files in the backing.
+    fn paths(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap());
+        let files = entries.filter(|entry| entry.metadata().unwrap().is_file());
+        files.map(|entry| entry.path()).filter(|path| !path.ends_with("kmsfs.json")).collect()
     }
 
     fn mount(&self) -> Result<Volume, VolumeError> {
@@ -128,6 +127,34 @@ impl Bed {
         let volume = Volume::open(self.root(), service.clone(), service, options).ok()?;
         Some((0..self.files).filter(|n| read(&volume, *n).is_ok()).count() as u32)
     }
+}
+
+fn nowhere(region: &str) -> Result<Arc<dyn KeyService>, VolumeError> {
+    panic!("nobody has a key in {region:?}")
+}
+
+fn to(key_id: &str) -> rewrap::Options {
+    rewrap::Options {
+        key_id: Some(key_id.to_owned()),
+        below: Vec::new(),
+        change_service: false,
+        keep_mtime: true,
+        dry_run: false,
+        threads: 1,
+    }
+}
+
+/// Wrapped keys of the file with this backing.
+fn keys_at(path: &Path) -> Vec<WrappedKey> {
+    header::Header::parse(&std::fs::read(path).unwrap()[..4096]).unwrap().keys
+}
+
+/// What anybody can do who can write to the backing: other wrapped keys in a header.
+fn put_keys(path: &Path, keys: &[WrappedKey]) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut page: Box<header::Page> = Box::new([0; 4096]);
+    file.read_exact_at(&mut page[..], 0).unwrap();
+    file.write_all_at(&header::with_keys(&page, keys).unwrap()[..], 0).unwrap();
 }
 
 fn read(volume: &Volume, n: u32) -> Result<(), VolumeError> {
@@ -383,35 +410,18 @@ fn a_file_keeps_what_opens_it_before_a_name_that_does_not() {
     let mut bed = Bed::new();
     bed.create().unwrap();
     bed.change(&Change::Add(bed.recipient(0))).unwrap();
-    let files = || {
-        let entries = std::fs::read_dir(bed.dir.path()).unwrap().map(|entry| entry.unwrap());
-        let files = entries.filter(|entry| entry.metadata().unwrap().is_file());
-        files.map(|entry| entry.path()).filter(|path| !path.ends_with("kmsfs.json")).collect::<Vec<_>>()
-    };
-    let before: Vec<_> = files().into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+    let before: Vec<_> = bed.paths().into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
     assert_eq!(before.len(), 2);
     // As `rewrap` to a third key, cut before it came to the files; one has its own key's entry spoilt.
-    let options = rewrap::Options {
-        key_id: Some("alias/third".into()),
-        below: Vec::new(),
-        change_service: false,
-        keep_mtime: true,
-        dry_run: false,
-        threads: 1,
-    };
-    let here: Arc<dyn KeyService> = bed.home.clone();
-    let nowhere = |_: &str| -> Result<Arc<dyn KeyService>, VolumeError> { panic!("no") };
-    rewrap::rewrap(&bed.root(), &here, &nowhere, &options, &|| ()).unwrap();
+    bed.rewrap("alias/third");
     for (n, (bytes, path)) in before.iter().enumerate() {
-        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-        let mut page: Box<header::Page> = Box::new(bytes[..4096].try_into().unwrap());
+        let mut keys = header::Header::parse(&bytes[..4096]).unwrap().keys;
         if n == 0 {
-            let mut keys = header::Header::parse(&page[..]).unwrap().keys;
             keys[0].ciphertext = vec![0; 3];
-            page = header::with_keys(&page, &keys).unwrap();
         }
-        file.write_all_at(&page[..], 0).unwrap();
+        put_keys(path, &keys);
     }
+    let here: Arc<dyn KeyService> = bed.home.clone();
     let change = Change::Remove(bed.recipient(0).name);
     let report = edk::change(&bed.root(), &here, &bed.regions(), &change, &OPTIONS, &|| ()).unwrap();
     assert_eq!((report.changed, report.failed.count), (1, 1), "{report:?}");
@@ -492,4 +502,145 @@ fn a_volume_whose_key_is_lost_comes_under_another() {
     let (service, options) = (bed.europe.clone(), VolumeOptions::default());
     read(&Volume::open(bed.root(), service.clone(), service, options).unwrap(), 0).unwrap();
     assert_eq!(Path::new(&Descriptor::read(&*bed.root()).unwrap().region), Path::new("eu-west-1"));
+}
+
+impl Bed {
+    /// What somebody can make who may encrypt under a key: a wrapped key that opens, to what is not the file's.
+    fn forged(&self, path: &Path, key_id: &str) -> WrappedKey {
+        let header = header::Header::parse(&std::fs::read(path).unwrap()[..4096]).unwrap();
+        let volume = Descriptor::read(&*self.root()).unwrap().id;
+        let made = self.home.encrypt(key_id, &[7; 32], &file_context(&volume, &header.file_id)).unwrap();
+        WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext }
+    }
+}
+
+/// A forged entry that is rewrapped first would come under the name of the true one, or stand under it already: neither costs the
+/// true one its place. Without a mount and inside one.
+#[test]
+fn rewrapping_drops_no_entry_for_one_that_did_not_open_to_the_files_key() {
+    for online in [false, true] {
+        let mut bed = Bed::new();
+        for _ in 0..3 {
+            bed.create().unwrap();
+        }
+        bed.change(&Change::Add(bed.recipient(0))).unwrap();
+        let paths = bed.paths();
+        assert_eq!(paths.len(), 6);
+        let (own, second) = (bed.home.arn(KEY), bed.recipient(0).name);
+        // No entry is lost here, and so none is opened.
+        bed.rewrap("alias/other");
+        bed.rewrap(KEY);
+        let calls = bed.home.calls();
+        bed.rewrap("alias/other");
+        assert_eq!(
+            (bed.home.calls().decrypt, bed.home.calls().re_encrypt),
+            (calls.decrypt, calls.re_encrypt + 7)
+        );
+        bed.rewrap(KEY);
+        let truth: Vec<_> = paths.iter().map(|path| keys_at(path)).collect();
+        assert!(
+            truth.iter().all(|keys| keys.len() == 2 && keys[0].key_arn == own && keys[1].key_arn == second)
+        );
+        // The last one stays as it is.
+        put_keys(&paths[0], &[bed.forged(&paths[0], KEY), truth[0][1].clone()]);
+        put_keys(&paths[1], &[truth[1][0].clone(), bed.forged(&paths[1], &second)]);
+        put_keys(
+            &paths[2],
+            &[bed.forged(&paths[2], "alias/mine"), bed.forged(&paths[2], &second), truth[2][0].clone()],
+        );
+        put_keys(&paths[3], &[bed.forged(&paths[3], KEY), bed.forged(&paths[3], &second)]);
+        put_keys(
+            &paths[4],
+            &[bed.forged(&paths[4], &second), bed.forged(&paths[4], KEY), truth[4][1].clone()],
+        );
+        let hopeless = keys_at(&paths[3]);
+        let report = if online {
+            let here: Arc<dyn KeyService> = bed.home.clone();
+            let volume = bed.mount().unwrap();
+            let report = volume.rewrap(&here, &nowhere, &to(&second), &|| true).unwrap();
+            volume.close().unwrap();
+            report
+        } else {
+            bed.rewrap(&second)
+        };
+        // What was under the target already lost nothing, and is looked at by whoever opens it.
+        assert_eq!(
+            (report.rewrapped, report.already, report.failed.count),
+            (4, 1, 1),
+            "{online}: {report:?}"
+        );
+        assert_eq!(keys_at(&paths[3]), hopeless, "{online}");
+        assert_eq!(keys_at(&paths[4]).len(), 3, "{online}");
+        for path in [0, 1, 2, 5].map(|n| &paths[n]) {
+            assert_eq!(keys_at(path).iter().filter(|key| key.key_arn == second).count(), 1, "{online}");
+        }
+        // Its own key goes, and all but what was forged altogether opens.
+        bed.home.set_state(KEY, KeyState::PendingDeletion);
+        let volume = bed.mount().unwrap();
+        let opened = (0..6).filter(|n| read(&volume, *n).is_ok()).count();
+        volume.close().unwrap();
+        assert_eq!(opened, 5, "{online}");
+    }
+}
+
+/// The same for the volume key.
+#[test]
+fn rewrapping_drops_no_volume_key_for_one_that_did_not_open_to_the_volumes() {
+    let mut bed = Bed::new();
+    bed.create().unwrap();
+    bed.change(&Change::Add(bed.recipient(0))).unwrap();
+    let (second, old) = (bed.recipient(0).name, Descriptor::read(&*bed.root()).unwrap());
+    let made = bed.home.encrypt(KEY, &[7; 32], &volume_context(&old.id)).unwrap();
+    let forged = WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext };
+    let keys = vec![forged.clone(), old.keys[1].clone()];
+    std::fs::write(bed.dir.path().join("kmsfs.json"), old.with_keys(keys).encode().unwrap()).unwrap();
+    let report = bed.rewrap(&second);
+    assert_eq!((report.volume_key, report.rewrapped, report.failed.count), (true, 2, 0), "{report:?}");
+    let new = Descriptor::read(&*bed.root()).unwrap();
+    assert!(
+        new.keys.len() == 1 && new.keys[0].key_arn == second && new.recipients.is_empty(),
+        "{:?}",
+        new.keys
+    );
+    bed.home.set_state(KEY, KeyState::PendingDeletion);
+    bed.create().unwrap();
+    let volume = bed.mount().unwrap();
+    for n in 0..4 {
+        read(&volume, n).unwrap();
+    }
+    volume.close().unwrap();
+    // Nothing else is there: it stays.
+    std::fs::write(
+        bed.dir.path().join("kmsfs.json"),
+        new.with_keys(vec![WrappedKey { key_arn: second.clone(), ..forged.clone() }, forged])
+            .encode()
+            .unwrap(),
+    )
+    .unwrap();
+    bed.home.set_state(KEY, KeyState::Enabled);
+    let before = std::fs::read(bed.dir.path().join("kmsfs.json")).unwrap();
+    let here: Arc<dyn KeyService> = bed.home.clone();
+    assert!(rewrap::rewrap(&bed.root(), &here, &nowhere, &to(KEY), &|| ()).is_err());
+    assert_eq!(std::fs::read(bed.dir.path().join("kmsfs.json")).unwrap(), before);
+}
+
+/// As docs/cli.md says: where the own key does not work any more, a recipient's that does is rewrapped in its place.
+#[test]
+fn a_recipients_key_is_rewrapped_where_the_own_does_not_work() {
+    let mut bed = Bed::new();
+    bed.create().unwrap();
+    bed.change(&Change::Add(bed.recipient(0))).unwrap();
+    bed.home.set_state(KEY, KeyState::Disabled);
+    let report = bed.rewrap("alias/new");
+    assert_eq!((report.volume_key, report.rewrapped, report.failed.count), (true, 2, 0), "{report:?}");
+    bed.create().unwrap();
+    let list = edk::list(&bed.root(), &[], 1).unwrap();
+    let (new, second) = (bed.home.arn("alias/new"), bed.recipient(0).name);
+    assert_eq!(list.volume_keys, [new.clone(), second.clone()]);
+    assert_eq!(list.files, [(new, 4), (second, 4)].into());
+    let volume = bed.mount().unwrap();
+    for n in 0..4 {
+        read(&volume, n).unwrap();
+    }
+    volume.close().unwrap();
 }

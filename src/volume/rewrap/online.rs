@@ -14,7 +14,6 @@ use super::super::descriptor::{self, DESCRIPTOR};
 use super::super::error::{Attempt, Result, VolumeError};
 use super::super::files::read_header;
 use super::super::header::{Header, WrappedKey};
-use super::super::keys::file_context;
 use super::super::nodes::{Directory, Link};
 use super::super::walk::{Kept, Replace, Scope, Turn, not_reached};
 use super::{Job, Options, Outcome, Regions, Report};
@@ -45,16 +44,16 @@ impl Core {
     ) -> Result<Report> {
         self.settled()?;
         let descriptor = self.descriptor.read().clone();
-        let (job, volume_key) = Job::begin(&descriptor, here, regions, options)?;
+        let job = Job::begin(&descriptor, Some(&self.keys), here, regions, options)?;
         if job.region != descriptor.region {
             return Err(VolumeError::Invalid(
                 "a volume comes under a key of another region only while it is not mounted",
             ));
         }
-        let mut report = job.report(&descriptor);
+        let mut report = job.report();
         if !options.dry_run {
             // The key service may be asked for it: before everybody waits.
-            let changed = report.volume_key.then(|| job.descriptor(&descriptor, volume_key)).transpose()?;
+            let changed = report.volume_key.then(|| job.descriptor()).transpose()?;
             let closed = self.gate.close();
             if let Some(changed) = changed {
                 descriptor::replace_file(&*self.root, DESCRIPTOR, &changed.encode()?)?;
@@ -161,7 +160,7 @@ impl Core {
                 Looked::Done(outcome) => return Ok(outcome),
                 Looked::Due(now_kept, now) => (kept, header) = (now_kept, now),
             }
-            wrapped = job.wrap_one(&header.keys, &file_context(&job.volume, &header.file_id))?;
+            wrapped = job.wrap_one(&header)?;
         }
         Err(VolumeError::Invalid("the file's keys change all the time"))
     }
