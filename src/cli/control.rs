@@ -18,9 +18,8 @@ use crate::crypto::SecretVec;
 use crate::iam::{IamError, Region};
 use crate::kms::KeyService;
 use crate::mount::control::{
-    Answer, Asked, Failure, FailureKind, Household, Request, VERSION, WhileHeld, connect,
+    Answer, Asked, Failure, FailureKind, Household, Request, VERSION, Which, WhileHeld, connect,
 };
-use crate::volume::descriptor::Descriptor;
 use crate::volume::host::HostDir;
 use crate::volume::{Still, VolumeError};
 
@@ -33,12 +32,14 @@ const LONGEST: u64 = 1 << 20;
 /// A connection to the mount that has a volume open for writing.
 pub struct Control {
     volume: PathBuf,
+    which: Which,
     lines: BufReader<UnixStream>,
 }
 
 impl Control {
     /// None if the volume is not mounted read-write, or elsewhere. Who serves the socket must be somebody to be believed:
     /// whoever can write to the volume's private directory can put one there, and say that a volume is held which is not.
+    /// Where it is the mount of another volume, that refuses every request.
     pub fn connect(volume: &Path) -> Result<Option<Self>> {
         let failed = |e| CliError::io("the control socket of the mount of", volume, e);
         let Some(stream) = connect(volume).map_err(failed)? else { return Ok(None) };
@@ -52,7 +53,9 @@ impl Control {
                 volume.display()
             )));
         }
-        Ok(Some(Self { volume: volume.to_owned(), lines: BufReader::new(stream) }))
+        let root = HostDir::open(volume).map_err(|e| CliError::io("the volume", volume, e))?;
+        let which = Which::named(&*root).map_err(|e| CliError::volume(volume, e))?;
+        Ok(Some(Self { volume: volume.to_owned(), which, lines: BufReader::new(stream) }))
     }
 
     /// One request, with whatever it answers; `progress` is told how much of how many is done.
@@ -68,23 +71,14 @@ impl Control {
     /// Holds the volume still for at most `seconds`.
     pub fn hold_for(mut self, seconds: u64) -> Result<Held> {
         self.send(&Request::Hold { seconds })?;
-        let Still { volume_id, .. } = self.result(&mut |_, _| ())?;
-        // A socket's name can lead to the mount of another volume, which is held then and not this one.
-        let volume = |e| CliError::volume(&self.volume, e);
-        let root = HostDir::open(&self.volume).map_err(|e| CliError::io("the volume", &self.volume, e))?;
-        if hex::encode(Descriptor::read(&*root).map_err(volume)?.id) != volume_id {
-            return Err(CliError::Failed(format!(
-                "the control socket in {} is that of another volume's mount; unmount both, and mount this one again",
-                self.volume.display()
-            )));
-        }
+        self.result::<Still>(&mut |_, _| ())?;
         Ok(Held { control: self })
     }
 
     fn send(&mut self, request: &impl Serialize) -> Result<()> {
         let failed = |e: io::Error| CliError::io("asking the mount of", &self.volume, e);
-        let mut line =
-            serde_json::to_vec(&Asked { version: VERSION, request }).map_err(|e| failed(e.into()))?;
+        let mut line = serde_json::to_vec(&Asked { version: VERSION, volume: self.which.clone(), request })
+            .map_err(|e| failed(e.into()))?;
         line.push(b'\n');
         match self.lines.get_mut().write_all(&line) {
             // The answer is there already, and says why.

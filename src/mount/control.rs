@@ -2,7 +2,8 @@
 //! mount to do what only it may do while it has the volume open (docs/architecture.md, "The control socket").
 //!
 //! A connection carries one request, a line of JSON, and its answers, a line each: any number of progress, then a
-//! result or an error. Only the mount's own user and root are heard.
+//! result or an error. Only the mount's own user and root are heard, and only about the volume that is mounted: each
+//! request says which it means.
 //!
 //! **A further verb** is a variant of [`Request`], a function in `perform`, and an arm in its `perform`; what it answers
 //! is any serializable value. It runs on a thread of its own, which serves no requests of the kernel, so that it may
@@ -29,11 +30,12 @@ use serde::{Deserialize, Serialize};
 use self::lines::Lines;
 use super::Kernel;
 use crate::kms::KeyService;
-use crate::volume::descriptor::ListedRecipient;
+use crate::volume::descriptor::{Descriptor, ListedRecipient};
+use crate::volume::disk::{Dir, Stat};
 use crate::volume::{Volume, VolumeError, names};
 
 /// Version of the protocol; another one is refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The socket's name in the volume's private directory.
 const SOCKET: &str = "control";
 /// Connections at once; one more is told so.
@@ -46,8 +48,39 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Asked<R> {
     /// [`VERSION`].
     pub version: u32,
+    /// Of which volume. A socket's name can lead to the mount of another one, which does nothing then.
+    pub volume: Which,
     /// What is wanted.
     pub request: R,
+}
+
+/// A volume: its id, and the directory that it is in. The id alone would not do, for who can write to a volume's directory
+/// can put the id of another volume there, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    /// Hex.
+    pub id: String,
+    /// Device of the directory.
+    pub device: u64,
+    /// Its inode number.
+    pub inode: u64,
+}
+
+impl Which {
+    /// The volume in a directory, by what its descriptor says without proof.
+    ///
+    /// # Errors
+    /// There is no volume.
+    pub fn named(root: &dyn Dir) -> Result<Self, VolumeError> {
+        let what = "asking for the volume's directory";
+        let stat = root.stat().map_err(|source| VolumeError::Backing { what, source })?;
+        Ok(Self::new(hex::encode(Descriptor::read(root)?.id), &stat))
+    }
+
+    fn new(id: String, directory: &Stat) -> Self {
+        Self { id, device: directory.dev, inode: directory.ino }
+    }
 }
 
 /// What a mount does when it is asked.
@@ -200,6 +233,7 @@ pub trait Household: Send + Sync {
 /// What requests work on.
 pub(crate) struct Served {
     volume: Arc<Volume>,
+    which: Which,
     kernel: Kernel,
     household: Arc<dyn Household>,
     /// One hold at a time.
@@ -231,11 +265,14 @@ impl Control {
         path: &Path,
         household: Arc<dyn Household>,
     ) -> io::Result<Self> {
+        let directory = volume.backing_stat().map_err(io::Error::other)?;
+        let which = Which::new(volume.status().volume_id, &directory);
         let private = private_dir(path)?;
         let socket = listening(&private)?;
         let listener = UnixListener::from(socket.try_clone()?);
         let served = Arc::new(Served {
             volume,
+            which,
             kernel,
             household,
             holding: Mutex::default(),
@@ -385,7 +422,7 @@ fn take(
     if many {
         return Err(Failure::new(FailureKind::Busy, "the mount is asked too much at once; try again"));
     }
-    let request = lines.request(PATIENCE)?;
+    let request = lines.request(&served.which, PATIENCE)?;
     perform::perform(served, uid.as_raw(), request, lines)
 }
 
@@ -444,21 +481,28 @@ mod tests {
 
     #[test]
     fn requests_and_answers_are_what_the_documentation_shows() {
-        let line = r#"{"version":1,"request":{"verb":"hold","seconds":60}}"#;
-        let hold = Asked { version: VERSION, request: Request::Hold { seconds: 60 } };
+        let line = r#"{"version":2,"volume":{"id":"0123456789abcdef0123456789abcdef","device":2049,"inode":131073},"request":{"verb":"hold","seconds":60}}"#;
+        let volume =
+            Which { id: "0123456789abcdef0123456789abcdef".to_owned(), device: 2049, inode: 131_073 };
+        let hold = Asked { version: VERSION, volume, request: Request::Hold { seconds: 60 } };
         assert_eq!(serde_json::to_string(&hold).unwrap(), line);
         assert_eq!(serde_json::from_str::<Asked<Request>>(line).unwrap(), hold);
         let error = Answer::Error(Failure::new(FailureKind::Busy, "not now"));
         let line = r#"{"answer":"error","kind":"busy","message":"not now"}"#;
         assert_eq!(serde_json::to_string(&error).unwrap(), line);
         assert_eq!(serde_json::from_str::<Answer>(line).unwrap(), error);
+        let volume = r#""volume":{"id":"00","device":1,"inode":2}"#;
+        let good = format!(r#"{{"version":2,{volume},"request":{{"verb":"status"}}}}"#);
+        assert!(serde_json::from_str::<Asked<Request>>(&good).is_ok());
         for bad in [
-            r#"{"version":1,"request":{"verb":"hold"}}"#,
-            r#"{"version":1,"request":{"verb":"hold","seconds":1,"more":2}}"#,
-            r#"{"version":1,"request":{"verb":"fly"}}"#,
-            r#"{"request":{"verb":"status"}}"#,
+            format!(r#"{{"version":2,{volume},"request":{{"verb":"hold"}}}}"#),
+            format!(r#"{{"version":2,{volume},"request":{{"verb":"hold","seconds":1,"more":2}}}}"#),
+            format!(r#"{{"version":2,{volume},"request":{{"verb":"fly"}}}}"#),
+            format!(r#"{{{volume},"request":{{"verb":"status"}}}}"#),
+            r#"{"version":2,"request":{"verb":"status"}}"#.to_owned(),
+            good.replace("\"inode\":2", "\"inode\":2,\"path\":\"/\""),
         ] {
-            assert!(serde_json::from_str::<Asked<Request>>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<Asked<Request>>(&bad).is_err(), "{bad}");
         }
     }
 }

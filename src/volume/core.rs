@@ -10,7 +10,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::descriptor::{DESCRIPTOR, Descriptor, LINKS_DIR, LOCK, PRIVATE_DIR, Unwrapped};
-use super::disk::{Dir, FsStat};
+use super::disk::{Dir, FsStat, Stat};
 use super::epoch::{Epoch, backing_now};
 use super::error::{Attempt, Result, VolumeError};
 use super::file::File;
@@ -319,6 +319,11 @@ impl Core {
     pub fn statfs(&self) -> Result<FsStat> {
         let stat = self.root.fs_stat().attempt("asking for the filesystem's sizes")?;
         Ok(FsStat { namemax: names::NAME_MAX as u64, ..stat })
+    }
+
+    /// The backing directory's own stat.
+    pub fn backing_stat(&self) -> Result<Stat> {
+        self.root.stat().attempt("asking for the volume's directory")
     }
 
     pub(super) fn volume_id(&self) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,14 +27,24 @@ use crate::model::options;
 use crate::model::run::CALLER;
 use crate::mounted::bed::{Bed, sh, wait_for};
 
-/// One connection.
-pub struct Asker(BufReader<UnixStream>);
+/// One connection, and the volume that is meant.
+pub struct Asker(BufReader<UnixStream>, Value);
 
 impl Asker {
     pub fn new(bed: &Bed) -> Self {
         let stream = UnixStream::connect(bed.vault().join(".kmsfs/control")).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        Self(BufReader::new(stream))
+        let descriptor: Value =
+            serde_json::from_slice(&fs::read(bed.vault().join("kmsfs.json")).unwrap()).unwrap();
+        let directory = fs::metadata(bed.vault()).unwrap();
+        let which =
+            json!({"id": descriptor["volume_id"], "device": directory.dev(), "inode": directory.ino()});
+        Self(BufReader::new(stream), which)
+    }
+
+    /// A request as a line.
+    pub fn line(&self, request: &Value) -> String {
+        json!({"version": 2, "volume": self.1, "request": request}).to_string()
     }
 
     pub fn say(&mut self, line: &str) {
@@ -53,7 +63,7 @@ impl Asker {
     }
 
     pub fn ask(&mut self, request: &Value) -> Value {
-        self.say(&json!({"version": 1, "request": request}).to_string());
+        self.say(&self.line(request));
         self.hear().unwrap()
     }
 
@@ -297,20 +307,75 @@ fn an_answer_without_end_is_not_read_to_it() {
     assert!(written.load(Ordering::SeqCst) < 4 << 20);
 }
 
+/// Neither by a link to the socket, nor by one to the private directory, nor by a descriptor that says the other's id: what
+/// was meant for one volume would be done to another.
 #[test]
-fn a_socket_that_leads_to_another_volumes_mount_holds_nothing() {
+fn a_socket_that_leads_to_another_volumes_mount_does_nothing_there() {
     let bed = Bed::mounted();
-    fs::create_dir(bed.dir().join("other")).unwrap();
+    sh(
+        bed.dir(),
+        "mkdir other point; openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out private.pem",
+    );
+    sh(bed.dir(), "openssl pkey -in private.pem -pubout -out public.pem; echo kept > plain/file");
     bed.run(["init", "other"]);
+    bed.run(["mount", "other", "point"]);
+    sh(bed.dir(), "echo other > point/file");
+    bed.run(["umount", "point"]);
+    bed.run(["key", "create", "--alias", "alias/new"]);
+    // The one name that both volumes have is that of no file.
+    let file = |volume: &str| {
+        sh(bed.dir(), &format!("find {volume} -type f ! -name kmsfs.json ! -path '*/.kmsfs/*'"))
+            .trim()
+            .to_owned()
+    };
+    let (theirs, ours) = (file("vault"), file("other"));
+    fs::rename(bed.dir().join(&ours), bed.dir().join("other").join(Path::new(&theirs).file_name().unwrap()))
+        .unwrap();
+    let ours = file("other");
+    let state = || {
+        sh(
+            bed.dir(),
+            r"find vault -path vault/.kmsfs -prune -o -type f -printf '%T@ %C@ ' -exec sha256sum {} +",
+        )
+    };
+    let before = state();
+    let refused = |how: &str| {
+        for args in [
+            &["hold", "other", "touch", "held"][..],
+            &["snapshot", "create", "other"],
+            &["rewrap", "other"],
+            &["rewrap", "--key", "alias/new", &ours],
+            &["edk", "add", "other", "--public-key", "public.pem"],
+            &["edk", "remove", "other", "--key", "arn:aws:kms:us-east-1:000000000000:key/none"],
+            &["shred", "--yes", &ours],
+        ] {
+            let (code, error) = bed.refused_with(args);
+            assert!(code == 1 && error.contains("another volume's mount"), "{how}, {args:?}: {error}");
+            assert_eq!(state(), before, "{how}, {args:?}");
+        }
+        assert!(!bed.dir().join("held").exists() && bed.dir().join(&ours).exists());
+    };
     let socket = bed.dir().join("other/.kmsfs/control");
     std::os::unix::fs::symlink(bed.vault().join(".kmsfs/control"), &socket).unwrap();
-    let (code, error) = bed.refused_with(["hold", "other", "true"]);
-    assert!(code == 1 && error.contains("another volume's mount"), "{error}");
-    // Nor by the directory's name.
+    refused("a link");
+    fs::remove_file(&socket).unwrap();
+    fs::hard_link(bed.vault().join(".kmsfs/control"), &socket).unwrap();
+    refused("a hard link");
+    // As if it were the other volume: whoever can write there can say so.
+    fs::rename(bed.dir().join("other/kmsfs.json"), bed.dir().join("kept.json")).unwrap();
+    fs::copy(bed.vault().join("kmsfs.json"), bed.dir().join("other/kmsfs.json")).unwrap();
+    refused("a descriptor");
+    fs::rename(bed.dir().join("kept.json"), bed.dir().join("other/kmsfs.json")).unwrap();
     fs::remove_file(&socket).unwrap();
     fs::rename(bed.dir().join("other/.kmsfs"), bed.dir().join("aside")).unwrap();
     std::os::unix::fs::symlink(bed.vault().join(".kmsfs"), bed.dir().join("other/.kmsfs")).unwrap();
     assert_eq!(bed.refused_with(["hold", "other", "true"]).0, 1);
+    assert_eq!(bed.refused_with(["rewrap", "other"]).0, 1);
+    assert_eq!(state(), before);
+    // The volume that is mounted is asked as ever, also by another name of its directory.
+    std::os::unix::fs::symlink(bed.vault(), bed.dir().join("named")).unwrap();
+    bed.run(["rewrap", "--key", "alias/new", "named"]);
+    assert_ne!(state(), before);
 }
 
 #[test]
@@ -333,12 +398,16 @@ fn what_is_no_request_gets_an_error_and_the_mount_goes_on() {
     usage("{}", "understand");
     usage("[[[[[[[[", "understand");
     usage(&"[".repeat(60_000), "understand");
-    usage(r#"{"version":2,"request":{"verb":"status"}}"#, "version 2");
-    usage(r#"{"version":1,"request":{"verb":"fly"}}"#, "fly");
-    usage(r#"{"version":1,"request":{"verb":"hold","seconds":0}}"#, "seconds");
-    usage(r#"{"version":1,"request":{"verb":"hold","seconds":-1}}"#, "understand");
-    usage(r#"{"version":1,"request":{"verb":"status","more":1}}"#, "more");
-    usage(r#"{"version":1,"request":{"verb":"still"}}"#, "still");
+    usage(r#"{"version":1,"request":{"verb":"status"}}"#, "version 1");
+    usage(r#"{"version":3}"#, "version 3");
+    usage(r#"{"version":2,"request":{"verb":"status"}}"#, "volume");
+    usage(r#"{"version":2,"volume":"","request":{"verb":"status"}}"#, "understand");
+    let asker = Asker::new(&bed);
+    usage(&asker.line(&json!({"verb": "fly"})), "fly");
+    usage(&asker.line(&json!({"verb": "hold", "seconds": 0})), "seconds");
+    usage(&asker.line(&json!({"verb": "hold", "seconds": -1})), "understand");
+    usage(&asker.line(&json!({"verb": "status", "more": 1})), "more");
+    usage(&asker.line(&json!({"verb": "still"})), "still");
     // Too long, and more of it than is read.
     let mut asker = Asker::new(&bed);
     let _ = asker.0.get_mut().write_all(&vec![b'x'; 300_000]);
@@ -347,13 +416,14 @@ fn what_is_no_request_gets_an_error_and_the_mount_goes_on() {
     assert!(answer.is_empty() || answer.starts_with(br#"{"answer":"error","kind":"usage""#));
     // In pieces, and closed in the middle.
     let mut asker = Asker::new(&bed);
-    for piece in [r#"{"version":1,"#, r#""request":{"ver"#, "b\":\"status\"}}\n"] {
-        asker.0.get_mut().write_all(piece.as_bytes()).unwrap();
+    let line = asker.line(&json!({"verb": "status"})) + "\n";
+    for piece in line.as_bytes().chunks(line.len() / 3 + 1) {
+        asker.0.get_mut().write_all(piece).unwrap();
         thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(asker.hear().unwrap()["answer"], "result");
     let mut asker = Asker::new(&bed);
-    asker.0.get_mut().write_all(b"{\"version\":1").unwrap();
+    asker.0.get_mut().write_all(b"{\"version\":2").unwrap();
     drop(asker);
     // One hold at a time; who is gone holds nothing.
     let (held, _) = Asker::hold(&bed, 600);

@@ -551,7 +551,7 @@ fn progress_comes_over_the_socket_and_whoever_goes_away_stops_it() {
     let mut asker = Asker::new(&bed);
     let mut request = request;
     request["key"] = json!("alias/newer");
-    asker.say(&json!({"version": 1, "request": request}).to_string());
+    asker.say(&asker.line(&request));
     thread::sleep(Duration::from_millis(30));
     let second = Asker::new(&bed).ask(&request);
     drop(asker);

@@ -4,9 +4,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Answer, Asked, Failure, FailureKind, VERSION};
+use super::{Answer, Asked, Failure, FailureKind, VERSION, Which};
 
 /// The longest line of a request.
 const LONGEST: usize = 64 * 1024;
@@ -70,9 +71,13 @@ impl<'a> Lines<'a> {
     }
 
     /// The next line as a request.
-    pub(super) fn request<R: DeserializeOwned>(&mut self, patience: Duration) -> Result<R, Failure> {
+    pub(super) fn request<R: DeserializeOwned>(
+        &mut self,
+        own: &Which,
+        patience: Duration,
+    ) -> Result<R, Failure> {
         match self.next(Instant::now() + patience)? {
-            Line::Whole(line) => parse(&line),
+            Line::Whole(line) => parse(own, &line),
             Line::End => Err(Failure::new(FailureKind::Usage, "the connection ended before its request")),
             Line::Late => Err(Failure::new(FailureKind::Usage, "the request did not come in time")),
         }
@@ -85,19 +90,33 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The version first: another one may have other requests.
-pub(super) fn parse<R: DeserializeOwned>(line: &[u8]) -> Result<R, Failure> {
+/// A request to the mount of the volume `own`. The version first: another one may have other requests.
+pub(super) fn parse<R: DeserializeOwned>(own: &Which, line: &[u8]) -> Result<R, Failure> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
     let bad = |e: serde_json::Error| {
         Failure::new(FailureKind::Usage, format!("the mount does not understand the request: {e}"))
     };
-    let asked: Asked<serde_json::Value> = serde_json::from_slice(line).map_err(bad)?;
-    if asked.version != VERSION {
+    let Versioned { version } = serde_json::from_slice(line).map_err(bad)?;
+    if version != VERSION {
         return Err(Failure::new(
             FailureKind::Usage,
             format!(
-                "the mount speaks version {VERSION} of the control protocol, and was asked in version {}; mount the \
-                 volume with the kmsfs that asks",
-                asked.version
+                "the mount speaks version {VERSION} of the control protocol, and was asked in version {version}; mount the \
+                 volume with the kmsfs that asks"
+            ),
+        ));
+    }
+    let asked: Asked<serde_json::Value> = serde_json::from_slice(line).map_err(bad)?;
+    if asked.volume != *own {
+        return Err(Failure::new(
+            FailureKind::Failure,
+            format!(
+                "the control socket in the volume's directory is that of another volume's mount ({}, while {} was meant), which \
+                 did nothing; unmount both, look at what stands under .kmsfs there, and mount the volume again",
+                own.id, asked.volume.id
             ),
         ));
     }

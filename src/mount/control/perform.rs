@@ -215,7 +215,7 @@ fn hold(served: &Served, seconds: u64, lines: &mut Lines) -> Result<Value, Failu
     lines.answer(&Answer::Result { result: json(&held.still)? }).map_err(|_| gone())?;
     loop {
         match lines.next(end)? {
-            Line::Whole(line) => match parse(&line)? {
+            Line::Whole(line) => match parse(&served.which, &line)? {
                 WhileHeld::Still {} => {
                     let still = Answer::Result { result: Value::Null };
                     lines.answer(&still).map_err(|_| gone())?;
