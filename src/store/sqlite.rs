@@ -399,7 +399,8 @@ impl<'a> Place<'a> {
     }
 }
 
-/// A sequence that nothing was put into has no table yet.
+/// A sequence that nothing was put into has no table yet. A statement that is kept finds that out only when it runs: the table may
+/// have been made in a transaction that was rolled back.
 fn unless_absent<T>(place: &Place<'_>, error: rusqlite::Error, empty: T) -> Result<T> {
     match place {
         Place::Sequence(_) if error.to_string().contains("no such table") => Ok(empty),
@@ -413,10 +414,9 @@ impl<V: View> ReadTx for V {
         let values = [place.chosen(), place.key(key)?];
         let (table, column, choice) = place.sql();
         let sql = format!("SELECT value FROM {table} WHERE {choice} AND {column} = ?");
-        match self.connection()?.prepare_cached(&sql) {
-            Ok(mut statement) => Ok(statement.query_row(values, |row| row.get(0)).optional()?),
-            Err(error) => unless_absent(&place, error, None),
-        }
+        let statement = self.connection()?.prepare_cached(&sql);
+        let found = statement.and_then(|mut it| it.query_row(values, |row| row.get(0)).optional());
+        found.or_else(|error| unless_absent(&place, error, None))
     }
 
     fn range(
@@ -443,13 +443,10 @@ impl<V: View> ReadTx for V {
         let order = if backwards { " DESC" } else { "" };
         sql.push_str(&format!(" ORDER BY {column}{order} LIMIT ?"));
         values.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
-        let mut statement = match self.connection()?.prepare_cached(&sql) {
-            Ok(statement) => statement,
-            Err(error) => return unless_absent(&place, error, Vec::new()),
-        };
         let item = |row: &Row<'_>| Ok((place.key_back(row.get_ref(0)?)?, row.get(1)?));
-        let rows = statement.query_map(params_from_iter(values), item)?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        let statement = self.connection()?.prepare_cached(&sql);
+        let found = statement.and_then(|mut it| it.query_map(params_from_iter(values), item)?.collect());
+        found.or_else(|error| unless_absent(&place, error, Vec::new()))
     }
 }
 
@@ -469,17 +466,14 @@ impl WriteTx for Writer<'_> {
                 let sql = format!(
                     "INSERT INTO {table} VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET value = excluded.value"
                 );
-                let mut statement = match connection.prepare_cached(&sql) {
-                    Ok(statement) => statement,
-                    Err(error) => {
-                        unless_absent(&place, error, ())?;
-                        let table =
-                            format!("CREATE TABLE {table} (id INTEGER PRIMARY KEY, value BLOB NOT NULL)");
-                        connection.execute_batch(&table)?;
-                        connection.prepare_cached(&sql)?
-                    }
-                };
-                statement.execute(params![key, value])?;
+                let insert =
+                    || connection.prepare_cached(&sql).and_then(|mut it| it.execute(params![key, value]));
+                if let Err(error) = insert() {
+                    unless_absent(&place, error, ())?;
+                    let table = format!("CREATE TABLE {table} (id INTEGER PRIMARY KEY, value BLOB NOT NULL)");
+                    connection.execute_batch(&table)?;
+                    insert()?;
+                }
             }
         }
         Ok(())
@@ -490,10 +484,8 @@ impl WriteTx for Writer<'_> {
         let values = [place.chosen(), place.key(key)?];
         let (table, column, choice) = place.sql();
         let sql = format!("DELETE FROM {table} WHERE {choice} AND {column} = ?");
-        match self.writer.connection.prepare_cached(&sql) {
-            Ok(mut statement) => Ok(statement.execute(values)? > 0),
-            Err(error) => unless_absent(&place, error, false),
-        }
+        let deleted = self.writer.connection.prepare_cached(&sql).and_then(|mut it| it.execute(values));
+        deleted.map(|rows| rows > 0).or_else(|error| unless_absent(&place, error, false))
     }
 
     fn commit(mut self: Box<Self>) -> Result<()> {
@@ -618,6 +610,28 @@ mod tests {
             prop_assert_eq!(found, due);
             prop_assert!(tx.get("s#", b"short").is_err());
         }
+    }
+
+    /// As where the disk is full at the first event.
+    #[test]
+    fn a_sequence_whose_first_item_was_rolled_back_is_empty_and_takes_items() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        for _ in 0..2 {
+            let mut tx = store.write(Durability::Soon).unwrap();
+            tx.put("s#", &[0; 8], b"v").unwrap();
+            assert_eq!(tx.get("s#", &[0; 8]).unwrap(), Some(b"v".to_vec()));
+            assert_eq!(tx.range("s#", Bound::Unbounded, Bound::Unbounded, false, 9).unwrap().len(), 1);
+            drop(tx);
+            let mut tx = store.write(Durability::Soon).unwrap();
+            assert_eq!(tx.get("s#", &[0; 8]).unwrap(), None);
+            assert_eq!(tx.range("s#", Bound::Unbounded, Bound::Unbounded, false, 9).unwrap(), []);
+            assert!(!tx.delete("s#", &[0; 8]).unwrap());
+        }
+        let mut tx = store.write(Durability::Soon).unwrap();
+        tx.put("s#", &[0; 8], b"v").unwrap();
+        tx.commit().unwrap();
+        assert_eq!(everything(&store, "s#").len(), 1);
     }
 
     #[test]
