@@ -86,7 +86,7 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     let told_once = if args.dev_credentials.is_empty() { administrator::first(&kms)? } else { None };
     let server = Server::start(kms, Box::new(credentials), listener, tls, options).map_err(failed)?;
     output::line(&format!("listening on {scheme}://{}", server.address()))?;
-    for told in authority.iter().map(String::as_str).chain(told_once.as_ref().map(|told| told.as_str())) {
+    for told in authority.iter().map(String::as_str).chain(told_once.as_deref()) {
         output::line(told)?;
     }
     // Nobody may be there to be told.

@@ -277,11 +277,6 @@ impl Kms {
         self.siblings.identities().accounts()
     }
 
-    /// Has this home a user or an access key, in whichever account?
-    pub fn has_users(&self) -> Result<bool, KmsError> {
-        self.siblings.identities().used()
-    }
-
     /// The secret of an access key and who it is; with a session token the session's.
     ///
     /// # Errors

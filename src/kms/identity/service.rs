@@ -202,13 +202,6 @@ impl Identities {
         Ok(directory::accounts(&*service.store.read()?)?)
     }
 
-    /// Is there a user or an access key, of whichever account? Nothing is made to find out.
-    pub fn used(&self) -> Result<bool, KmsError> {
-        let Some(service) = self.get()? else { return Ok(false) };
-        let tx = service.store.read()?;
-        Ok(directory::any_user(&*tx)? || directory::any_access_key(&*tx)?)
-    }
-
     /// Is there such a user or role? Yes also where the account is one whose users and roles are not known here.
     pub fn principal_exists(&self, principal: &Principal) -> Result<bool, KmsError> {
         if matches!(principal, Principal::Root(_) | Principal::Service { .. }) {

@@ -12,14 +12,15 @@ use super::error::{invalid_token, refused};
 use super::flexible;
 use super::operation::{IdentityOperation, OPERATIONS, Row};
 use super::service::{Identities, IdentityService};
+use super::wire::{AccessKey, AttachUserPolicyRequest, CreateAccessKeyRequest, CreateUserRequest};
 use crate::audit::{self, AuditError, ChainHead, EVENT_VERSION, Event, Filter, Found, Resource};
-use crate::iam::Principal;
+use crate::iam::{Principal, directory};
 use crate::kms::call::Tx;
 use crate::kms::events;
 use crate::kms::region::Fault;
 use crate::kms::session::Caller;
 use crate::kms::{KmsError, KmsErrorKind, rows};
-use crate::store::{Durability, Store};
+use crate::store::{Durability, Store, WriteTx};
 
 /// How often a request is decided anew because identities changed in between.
 const TRIES: usize = 100;
@@ -77,6 +78,62 @@ impl IdentitySession {
         }
         let message = "identities are being changed faster than the request can be decided; try again";
         Err(KmsError::new(KmsErrorKind::DependencyTimeout, message))
+    }
+
+    /// Makes the first user of a home, with a managed policy and an access key, all at once or not at all; None where there is
+    /// a user or an access key already, of whichever account. `keep` gets the key before it counts: none counts that was lost
+    /// on its way. For the account's root, who is never refused.
+    ///
+    /// # Errors
+    /// Those of `keep`, and what keeps a user from being made.
+    pub fn make_first_user<T, E: From<KmsError>>(
+        &self,
+        name: &str,
+        policy_arn: &str,
+        keep: impl FnOnce(&AccessKey) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let service = self.identities.get_or_create()?;
+        // Whoever else would make one waits here, and finds it made.
+        let mut tx = service.store.write(Durability::Synced).map_err(KmsError::from)?;
+        let Some(key) = self.first_user(&service, &mut *tx, name, policy_arn)? else { return Ok(None) };
+        let kept = keep(&key)?;
+        service.move_generation(&mut *tx)?;
+        tx.commit().map_err(KmsError::from)?;
+        service.has_grown();
+        Ok(Some(kept))
+    }
+
+    fn first_user(
+        &self,
+        service: &IdentityService,
+        tx: &mut dyn WriteTx,
+        name: &str,
+        policy_arn: &str,
+    ) -> Result<Option<AccessKey>, KmsError> {
+        if directory::any_user(&*tx)? || directory::any_access_key(&*tx)? {
+            return Ok(None);
+        }
+        let user_name = name.to_owned();
+        self.step(service, tx, &CreateUserRequest { user_name, ..CreateUserRequest::default() })?;
+        let (user_name, policy_arn) = (name.to_owned(), policy_arn.to_owned());
+        self.step(service, tx, &AttachUserPolicyRequest { user_name, policy_arn })?;
+        let user_name = Some(name.to_owned());
+        Ok(Some(self.step(service, tx, &CreateAccessKeyRequest { user_name })?.access_key))
+    }
+
+    /// One of several operations in one transaction.
+    fn step<O: IdentityOperation>(
+        &self,
+        service: &IdentityService,
+        tx: &mut dyn WriteTx,
+        request: &O,
+    ) -> Result<O::Response, KmsError> {
+        request.check()?;
+        let way = Way { session: self, service, row: O::ROW, request_id: self.request_id()? };
+        way.change_in(request, tx)?.map_err(|decided| match decided.answer {
+            Err(Fault::Refused(error) | Fault::Hidden { answer: error, .. }) => error,
+            _ => KmsError::new(KmsErrorKind::Internal, format!("{} was not decided", O::ROW.name)),
+        })
     }
 
     /// One operation by its name, with a request in JSON under AWS's names; null where AWS answers nothing. The answer
@@ -208,21 +265,34 @@ impl Way<'_> {
     ) -> Result<Option<Result<O::Response, KmsError>>, KmsError> {
         let mut tx = self.service.store.write(Durability::Synced)?;
         let generation = rows::generation(&*tx)?;
-        let decided = self.run(request, Tx::Write(&mut *tx))?;
-        let answer = match decided {
-            Decided { answer: Ok(answer), .. } => answer,
-            refused => {
+        let answer = match self.change_in(request, &mut *tx)? {
+            Ok(answer) => answer,
+            Err(refused) => {
                 drop(tx);
                 return self.record(request, refused, generation);
             }
         };
-        let told = flexible::for_event(serde_json::to_value(&answer).map_err(|e| unwritable(&e))?);
-        let event = self.event(parameters(request)?, Some(told), decided.resources, decided.now, None)?;
-        audit::append(&mut *tx, &event)?;
         self.service.move_generation(&mut *tx)?;
         tx.commit()?;
         self.service.has_grown();
         Ok(Some(Ok(answer)))
+    }
+
+    /// Does it and records it inside a transaction, unless it is refused.
+    fn change_in<O: IdentityOperation>(
+        &self,
+        request: &O,
+        tx: &mut dyn WriteTx,
+    ) -> Result<Result<O::Response, Decided<O::Response>>, KmsError> {
+        let decided = self.run(request, Tx::Write(tx))?;
+        let answer = match decided {
+            Decided { answer: Ok(answer), .. } => answer,
+            refused => return Ok(Err(refused)),
+        };
+        let told = flexible::for_event(serde_json::to_value(&answer).map_err(|e| unwritable(&e))?);
+        let event = self.event(parameters(request)?, Some(told), decided.resources, decided.now, None)?;
+        audit::append(tx, &event)?;
+        Ok(Ok(answer))
     }
 
     fn record<O: IdentityOperation>(

@@ -58,6 +58,37 @@ fn denied<T>(result: Result<T, KmsError>) -> bool {
 }
 
 #[test]
+fn a_first_user_is_made_with_its_key_or_not_at_all() {
+    let bench = Bench::new();
+    let admin = "arn:aws:iam::aws:policy/AdministratorAccess";
+    let lost = |_: &AccessKey| Err::<(), _>(KmsError::new(KmsErrorKind::Internal, "the disk is full"));
+    assert!(root(&bench).make_first_user("first", admin, lost).is_err());
+    let names = || {
+        let events = root(&bench).lookup_events(&Filter::default()).unwrap();
+        events.iter().map(|found| found.event.event_name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(&root(&bench), "ListUsers", json!({})).unwrap()["Users"], json!([]));
+    assert!(!names().iter().any(|name| name.starts_with("Create")), "{:?}", names());
+    let mut secret = String::new();
+    let id = root(&bench).make_first_user("first", admin, |key| {
+        // It opens nothing before it is kept.
+        assert!(bench.kms.credential(&key.access_key_id, None).is_err());
+        key.secret_access_key.expose().clone_into(&mut secret);
+        Ok::<_, KmsError>(key.access_key_id.clone())
+    });
+    let id = id.unwrap().unwrap();
+    let credential = bench.kms.credential(&id, None).unwrap();
+    assert_eq!(credential.caller.principal.arn(), format!("arn:aws:iam::{ACCOUNT}:user/first"));
+    assert_eq!(names()[..3], ["CreateAccessKey", "AttachUserPolicy", "CreateUser"]);
+    let log = format!("{:?}", root(&bench).lookup_events(&Filter::default()).unwrap());
+    assert!(secret.len() == 40 && !log.contains(&secret));
+    ask(&root(&bench), "CreateUser", json!({"UserName": "more"})).unwrap();
+    // Somebody is there, of whichever account.
+    let never = |_: &AccessKey| -> Result<(), KmsError> { panic!("made another") };
+    assert_eq!(root_of(&bench, OTHER).make_first_user("second", admin, never).unwrap(), None);
+}
+
+#[test]
 fn a_user_may_what_its_policy_says_and_no_more() {
     let bench = Bench::new();
     let key = make(&bench.session());

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -116,6 +117,54 @@ fn an_administrator_is_made_where_there_is_neither_user_nor_access_key() {
     assert!(out.status.code() == Some(1) && told.contains("administrator.credentials"), "{told}");
     assert!(!iam(&dir, &["user", "list"]).contains("administrator"));
     assert_eq!(std::fs::read(dir.path().join("home/administrator.credentials")).unwrap(), b"old");
+}
+
+/// The request ListKeys with the key in a file of credentials.
+fn lists_keys_with(file: &std::path::Path, address: SocketAddr) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut lines = text.lines().filter_map(|line| line.split_once(" = ")).map(|(_, value)| value.to_owned());
+    let mut ask = Ask::new(address, "ListKeys", &json!({}));
+    (ask.id, ask.secret) = (lines.next().unwrap(), lines.next().unwrap());
+    let answer = exchange(&mut connect(address), &ask.bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// Killed at any moment of its first start, the server has an administrator with a key that is known, or none and makes one when it
+/// is started again.
+#[test]
+fn an_administrator_is_never_without_its_access_key() {
+    for round in 0..6u32 {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("home/administrator.credentials");
+        let mut child = command(&dir, &["--listen", "127.0.0.1:0"]).spawn().unwrap();
+        // That begins when there are identities.
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while !dir.path().join("home/iam").exists() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::thread::sleep(Duration::from_millis(3) * round);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let running = start(&mut command(&dir, &["--listen", "127.0.0.1:0"]));
+        lists_keys_with(&file, running.address);
+        ends_well(running);
+    }
+    // Where the key was on disk, and the administrator not there yet.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("home/administrator.credentials");
+    std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("home")).unwrap();
+    let cut = "[kmsfs]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = never\n";
+    std::fs::write(&file, cut).unwrap();
+    let running = start(&mut command(&dir, &["--listen", "127.0.0.1:0"]));
+    lists_keys_with(&file, running.address);
+    ends_well(running);
+    // One that more was written to is somebody's.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("home/administrator.credentials");
+    std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("home")).unwrap();
+    std::fs::write(&file, format!("{cut}region = eu-west-1\n")).unwrap();
+    let out = command(&dir, &["--listen", "127.0.0.1:0"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 #[test]
