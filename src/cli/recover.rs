@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -182,16 +183,18 @@ fn write_out(args: &Args, place: &Target, opener: Opener, target: &Path, threads
     if absolute.starts_with(&place.root) {
         return Err(CliError::Usage(format!("{shown} lies in the volume; plaintext does not belong there")));
     }
-    match fs::create_dir(target) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            if fs::read_dir(target).map_err(failed)?.next().is_some() {
+    let there = match fs::read_dir(target) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
                 return Err(CliError::Usage(format!(
                     "{shown} is not empty; give an empty or a new directory"
                 )));
             }
+            true
         }
-        made => made.map_err(failed)?,
-    }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Err(e) => return Err(failed(e)),
+    };
     let options = VolumeOptions {
         read_only: true,
         reset_epoch: args.reset_epoch,
@@ -200,7 +203,12 @@ fn write_out(args: &Args, place: &Target, opener: Opener, target: &Path, threads
     };
     let volume = Volume::open(place.dir.clone(), opener.service, opener.ledger, options);
     let volume = volume.map_err(|e| place.failed(e))?;
-    let bar = progress(rewrap::count(&place.dir, &[]).map_err(|e| place.failed(e))?);
+    let total = rewrap::count(&place.dir, &[]).map_err(|e| place.failed(e))?;
+    // Not before it is sure that the volume can be read. Nobody else looks in before it has the root's mode.
+    if !there {
+        fs::DirBuilder::new().mode(0o700).create(target).map_err(failed)?;
+    }
+    let bar = progress(total);
     let failures = parking_lot::Mutex::new(0u64);
     let tell = |path: &[u8], error: &VolumeError| {
         *failures.lock() += 1;

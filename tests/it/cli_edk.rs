@@ -97,7 +97,11 @@ fn everything_is_recovered_by_an_offline_key_when_the_key_service_is_gone() {
     let before = look(&bed.plain(""));
     let (code, error) = bed.refused_with(["recover", "vault", "out", "--private-key", "private.der"]);
     assert!(code == 6 && error.contains("umount") && !error.contains("read-only"), "{error}");
+    assert!(!bed.dir().join("out").exists(), "made for nothing");
     bed.unmount();
+    // Nor where its parent is not there, or the volume's key is not the recipient's alone.
+    let (code, error) = bed.refused_with(["recover", "vault", "no/out", "--private-key", "private.der"]);
+    assert!(code == 1 && error.contains("no/out"), "{error}");
     // The one with two names counts for each.
     assert_eq!(files_of(&bed, "recipient, offline"), [8]);
 
