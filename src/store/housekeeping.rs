@@ -33,6 +33,8 @@ fn set_policy(policy: i32, priority: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     /// What a housekeeper has that is started by a thread with this policy; None if nobody lets us have that.
@@ -51,7 +53,10 @@ mod tests {
         assert_eq!(started_with(libc::SCHED_BATCH, 0), Some(libc::SCHED_BATCH), "what is low stays low");
         match started_with(libc::SCHED_FIFO, 1) {
             Some(policy) => assert_eq!(policy, libc::SCHED_OTHER),
-            None => eprintln!("SKIPPED: the system gives this user no real-time priority"),
+            // Seen also though the test passes.
+            None => std::io::stderr()
+                .write_all(b"SKIPPED in part: the system gives this user no real-time priority\n")
+                .unwrap(),
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::handles::{READ, READ_WRITE};
 use crate::kms_kill::Dice;
 use crate::model::options;
 use crate::model::run::CALLER;
-use crate::mounted::bed::{Bed, sh, wait_for};
+use crate::mounted::bed::{Bed, sh, skipped, wait_for};
 
 /// One connection, and the volume that is meant.
 pub struct Asker(BufReader<UnixStream>, Value);
@@ -262,7 +262,7 @@ fn a_hold_is_believed_of_nobody_else_than_who_may_know() {
     assert!(bed.command(["hold", "vault", "touch", "held"]).status().unwrap().code() == Some(0));
     assert!(bed.dir().join("held").exists());
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can act as another user");
+        skipped("only root can act as another user");
         return;
     }
     pretend(&bed, OTHER, lie(&bed));

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::mounted::bed::{Bed, KEY, sh, wait_for};
+use crate::mounted::bed::{Bed, KEY, sh, skipped, wait_for};
 
 /// The byte of writer `who` at `offset`: what a reader may find there, or nothing.
 fn byte(who: usize, offset: usize) -> u8 {
@@ -239,7 +239,7 @@ fn a_full_disk_is_one_clear_error_and_loses_nothing() {
         Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(bed.vault()).status();
     if !mounted.is_ok_and(|status| status.success()) {
         assert!(!rustix::process::geteuid().is_root(), "root could not mount a tmpfs");
-        eprintln!("SKIPPED: only root can make a small disk to fill");
+        skipped("only root can make a small disk to fill");
         return;
     }
     let _tmpfs = Unmount(bed.vault());

@@ -11,12 +11,12 @@ use std::thread;
 use rustix::fs::{CWD, RenameFlags, XattrFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::mounted::bed::{Bed, sh};
+use crate::mounted::bed::{Bed, sh, skipped};
 
 /// Runs a script as a user without privileges. False if this is no root that could.
 fn as_nobody(dir: &Path, script: &str) -> bool {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can act as another user");
+        skipped("only root can act as another user");
         return false;
     }
     let mut command = Command::new("setpriv");
@@ -321,7 +321,7 @@ fn access_control_lists_work() {
     fs::set_permissions(bed.plain("file"), fs::Permissions::from_mode(0o600)).unwrap();
     let backing = Command::new("setfacl").args(["-m", "u:65533:r"]).arg(bed.dir()).output();
     if !backing.expect("setfacl is absent: apt-get install acl").status.success() {
-        eprintln!("SKIPPED: the filesystem of {} has no ACLs", bed.dir().display());
+        skipped(&format!("the filesystem of {} has no ACLs", bed.dir().display()));
         return;
     }
     sh(&bed.plain(""), "setfacl -m u:65534:r file");

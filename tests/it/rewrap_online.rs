@@ -24,7 +24,7 @@ use crate::handles::{READ, READ_WRITE, Stop, content};
 use crate::kms_kill::Dice;
 use crate::model::options;
 use crate::model::run::{CALLER, pattern};
-use crate::mounted::bed::{Bed, KEY as BED_KEY, sh};
+use crate::mounted::bed::{Bed, KEY as BED_KEY, sh, skipped};
 
 const OTHER: &str = "alias/other";
 
@@ -400,7 +400,7 @@ fn a_file_with_the_inode_number_of_a_removed_one_is_rewrapped_where_it_is_open()
     volume.close().unwrap();
     assert_eq!(counts.get(&under), Some(&1), "{counts:?}");
     if now.stat.ino != attr.stat.ino {
-        eprintln!("SKIPPED in part: this filesystem does not give inode numbers again");
+        skipped("in part: this filesystem does not give inode numbers again");
     }
 }
 

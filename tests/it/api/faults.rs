@@ -289,7 +289,7 @@ fn on_a_full_disk_calls_fail_and_none_goes_unrecorded() {
     let dir = tempfile::Builder::new().prefix("kmsfs-api-full-").tempdir().unwrap();
     let Some(disk) = SmallDisk::new(dir.path().join("disk")) else {
         assert!(!rustix::process::geteuid().is_root(), "root could not mount a tmpfs");
-        eprintln!("SKIPPED: only root can make a small disk to fill");
+        crate::mounted::bed::skipped("only root can make a small disk to fill");
         return;
     };
     let home = disk.0.join("home");

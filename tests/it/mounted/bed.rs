@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -23,6 +24,13 @@ pub struct Bed {
     pub env: Vec<(String, String)>,
     // Dropped last, after the unmount below.
     dir: tempfile::TempDir,
+}
+
+/// Says that a test, or a part of it, was not run. Not by eprintln!, which nobody sees of a test that passes; scripts/test lists
+/// what it finds of these.
+pub fn skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes()).unwrap();
 }
 
 impl Bed {
