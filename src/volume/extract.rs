@@ -168,8 +168,18 @@ impl<'a> Job<'a> {
 
     /// Attributes of what was written; modes last.
     fn change(&self, stat: &Stat) -> Change {
+        let mut perm = stat.perm;
+        if !self.owners && stat.kind != Kind::Directory {
+            // It would run as whoever recovers, and not as whom it belonged to.
+            if stat.uid != rustix::process::geteuid().as_raw() {
+                perm &= !0o4000;
+            }
+            if stat.gid != rustix::process::getegid().as_raw() {
+                perm &= !0o2000;
+            }
+        }
         Change {
-            perm: (stat.kind != Kind::Symlink).then_some(stat.perm),
+            perm: (stat.kind != Kind::Symlink).then_some(perm),
             uid: self.owners.then_some(stat.uid),
             gid: self.owners.then_some(stat.gid),
             atime: SetTime::At(stat.atime),

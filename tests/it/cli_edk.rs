@@ -10,7 +10,7 @@ use kmsfs::crypto::asymmetric::{PairSpec, PrivateKey};
 use serde_json::Value;
 
 use crate::cli::json;
-use crate::mounted::bed::{Bed, KEY, sh};
+use crate::mounted::bed::{Bed, KEY, sh, skipped};
 
 const EUROPE: &str = "eu-central-1";
 
@@ -365,4 +365,42 @@ fn what_is_restored_from_a_snapshot_keeps_its_recipients() {
     assert_eq!(files_of(&bed, "recipient, offline"), [2]);
     bed.run(["recover", "vault", "out", "--private-key", "private.der"]);
     assert_eq!(fs::read_to_string(bed.dir().join("out/new")).unwrap(), "after it");
+}
+
+/// Else it would run as whoever recovers. As root owners are kept, and the modes with them.
+#[test]
+fn what_is_recovered_by_another_user_is_not_setuid() {
+    if !rustix::process::geteuid().is_root() {
+        skipped("only root can act as another user");
+        return;
+    }
+    let bed = Bed::with_own_key();
+    offline(&bed);
+    bed.mount();
+    sh(
+        &bed.plain(""),
+        "echo x | tee file mine >/dev/null; mkdir dir; chown 65534:65534 mine; chmod 6755 file mine; chmod 2755 dir",
+    );
+    bed.unmount();
+    bed.run(["edk", "add", "vault", "--public-key", "public.pem"]);
+    bed.run(["recover", "vault", "out", "--private-key", "private.der"]);
+    let modes = |of: &str| sh(bed.dir(), &format!("stat -c '%n %a %u' {of}/dir {of}/file {of}/mine"));
+    assert_eq!(modes("out"), "out/dir 2755 0\nout/file 6755 0\nout/mine 6755 65534\n");
+    // chown would take the bits away.
+    sh(
+        bed.dir(),
+        "chmod 755 .; mkdir other; chown 65534:65534 private.der other; chmod 777 vault vault/.kmsfs",
+    );
+    sh(bed.dir(), "chmod 666 vault/kmsfs.json vault/.kmsfs/lock vault/.kmsfs/epoch");
+    let kmsfs = env!("CARGO_BIN_EXE_kmsfs");
+    sh(
+        bed.dir(),
+        &format!(
+            "setpriv --reuid=65534 --regid=65534 --clear-groups {kmsfs} recover vault other/out --private-key private.der"
+        ),
+    );
+    assert_eq!(
+        modes("other/out"),
+        "other/out/dir 2755 65534\nother/out/file 755 65534\nother/out/mine 6755 65534\n"
+    );
 }
