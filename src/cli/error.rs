@@ -73,7 +73,7 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     /// The key service's answer.
-    #[error("{}: {}{}", .0.kind.name(), .0.message, advice(.0))]
+    #[error("{}", with_advice(.0, advice(.0)))]
     Refused(#[from] KmsError),
     /// Whom an option names is not there.
     #[error(
@@ -168,7 +168,13 @@ fn volume_text(error: &VolumeError) -> String {
         }
         _ => advice(refused),
     };
-    format!("{}: {}{advice}", refused.kind.name(), refused.message)
+    with_advice(refused, advice)
+}
+
+/// The key service's own words, and behind them, in the same sentence, what to do.
+fn with_advice(refused: &KmsError, advice: &str) -> String {
+    let message = refused.message.strip_suffix('.').filter(|_| !advice.is_empty());
+    format!("{}: {}{advice}", refused.kind.name(), message.unwrap_or(&refused.message))
 }
 
 /// The same where AWS KMS answered.

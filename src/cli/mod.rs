@@ -88,7 +88,9 @@ pub fn run() -> ExitCode {
     // What is made here belongs to its maker alone; a mount sets its own when it serves.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let filter = EnvFilter::try_from_env("KMSFS_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // It goes into files more often than to a terminal.
+    log.with_ansi(false).init();
     let cli = Cli::parse();
     for warning in daemon::leave_no_traces() {
         output::warn(&warning);

@@ -147,8 +147,11 @@ fn by_kms_key(global: &Global, descriptor: &Descriptor, key: &str, or_own: bool)
     let mut all = descriptor.recipients.iter().chain(&own);
     let there = all.find(|r| r.name == name || r.name.ends_with(&format!("/{name}")));
     let Some(recipient) = there else {
+        let is_own = descriptor.keys.first().is_some_and(|own| own.key_arn == name);
+        let more =
+            if is_own { "; it is the volume's own KMS key, and what that opens is mounted" } else { "" };
         return Err(CliError::Usage(format!(
-            "{name} is none of the volume's recipients ({})",
+            "{name} is none of the volume's recipients ({}){more}",
             recipients(descriptor)
         )));
     };

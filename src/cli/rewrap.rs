@@ -144,7 +144,8 @@ impl Target {
             Place::Stored(names) => Ok(names),
             Place::Seen(names) if names.is_empty() => Ok(names),
             Place::Seen(_) => Err(CliError::Busy(format!(
-                "it is seen through a mount that cannot be asked; name the volume, {}",
+                "it is named as a mount shows it, which is not asked for this, or cannot be; name the volume, {}, or what is in it \
+                 under its encrypted name",
                 self.root.display()
             ))),
         }

@@ -108,7 +108,9 @@ impl Header {
         }
         let count = page[KEYS_AT];
         if count == 0 && is_zero(&page[KEYS_AT..]) {
-            return Err(bad("holds no wrapped key any more: it was shredded, and nothing opens it"));
+            return Err(bad(
+                "holds no wrapped key any more: it was shredded, and nothing opens it; remove it",
+            ));
         }
         if !(1..=4).contains(&count) {
             return Err(bad(&format!("lists {count} wrapped keys")));
