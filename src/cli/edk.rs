@@ -202,9 +202,9 @@ fn remove(global: &Global, args: &Remove) -> Result<()> {
     }
     if !args.how.dry_run {
         output::warn(&format!(
-            "who held {name} can still open copies and backups made before, and knows whichever keys it opened; `kmsfs rekey {}` gives \
-             every file a new data key",
-            args.volume.display()
+            "who held {name} can still open copies and backups made before, and knows whichever keys it opened; `kmsfs rekey {}`, \
+             while it is not mounted, gives every file a new data key",
+            place.root.display()
         ));
     }
     Ok(())

@@ -39,7 +39,7 @@ pub struct Args {
     /// KMS key to come under: key id, ARN, alias or alias ARN [default: the volume's, its current material]
     #[arg(long, visible_alias = "key-id", value_name = "KEY")]
     key: Option<String>,
-    /// Let the volume belong to the region of --key from now on: Decrypt there, Encrypt here
+    /// Let the volume belong to the region of --key (an ARN's, or --region) from now on: Decrypt there, Encrypt here
     #[arg(long, requires = "key")]
     change_region: bool,
     /// Let the volume's keys be at the key service that --kms names from now on: Decrypt at the other, Encrypt at this
@@ -187,6 +187,11 @@ pub fn run(global: &Global, args: &Args) -> Result<()> {
     told(&report.failed, "could not be rewrapped; the others are. When the reason is gone, call it again")
 }
 
+/// The region of the target: that of an ARN, or the chosen one.
+fn region_here(global: &Global, args: &Args) -> Result<Region> {
+    args.key.as_ref().map_or_else(|| Ok(global.region.clone()), |key| service::region_of_key(global, key))
+}
+
 /// The target's region must be the volume's, or become it.
 fn same_region(args: &Args, volume: &Descriptor, there: &str) -> Result<()> {
     if there == volume.region || args.change_region {
@@ -208,7 +213,7 @@ fn in_mount(
     control: Control,
 ) -> Result<Report> {
     if global.kms == Which::Embedded {
-        same_region(args, volume, global.region.as_str())?;
+        same_region(args, volume, region_here(global, args)?.as_str())?;
     }
     if args.change_region || args.change_kms {
         return Err(CliError::Busy(format!(
@@ -280,9 +285,8 @@ impl<'a> Services<'a> {
             (true, Which::Embedded) => Which::Aws,
         };
         let region = match (global.kms, &args.key) {
-            (Which::Aws, Some(key)) => service::region_of_key(global, key)?,
             (Which::Aws, None) => service::region_of(&target.root, volume)?,
-            (Which::Embedded, _) => global.region.clone(),
+            _ => region_here(global, args)?,
         };
         let new = global.kms == Which::Aws && service::is_new(&global.in_region(region.clone()))?;
         Ok(Self { global, passphrase: global.passphrase(new)?, source, region })

@@ -141,7 +141,7 @@ pub fn passphrase(global: &Global, volume: &Path, dir: &dyn Dir) -> Result<Optio
     global.passphrase(new)
 }
 
-/// The region of a key at AWS KMS: the ARN's, or the chosen one where it is named without.
+/// The region of a key: the ARN's, or the chosen one where it is named without.
 pub fn region_of_key(global: &Global, key: &str) -> Result<Region> {
     // The fourth part of an ARN of a key or an alias.
     match key.strip_prefix("arn:").and_then(|rest| rest.split(':').nth(2)) {

@@ -160,6 +160,14 @@ fn a_volume_is_brought_to_another_region() {
     let there = ["--region", "eu-central-1", "audit", "lookup", "--event-name", "Encrypt", "--json"];
     // And the volume key's of the call that was refused.
     assert_eq!(events(&there), 13 + 1);
+    // An ARN says its region itself.
+    let key = json(&bed, &["key", "describe", "alias/vault", "--json"])["KeyMetadata"]["Arn"].clone();
+    let back = [&europe[..], &["rewrap", "--key", key.as_str().unwrap()]].concat();
+    let (code, error) = bed.refused_with([&back[..], &["vault"]].concat());
+    assert!(code == 2 && error.contains("--change-region"), "{error}");
+    let done = bed.run([&back[..], &["--change-region", "vault"]].concat());
+    assert!(done.contains("12 files") && done.contains(":us-east-1:"), "{done}");
+    bed.run(["mount", "vault", "plain"]);
 }
 
 #[test]
