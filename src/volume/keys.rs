@@ -129,10 +129,12 @@ impl FileKeys {
         for wrapped in header.keys.iter().filter(|wrapped| opens.takes(wrapped)) {
             let refused = match service.decrypt(Some(&wrapped.key_arn), &wrapped.ciphertext, &context) {
                 Ok(opened) => {
-                    let data = DataKey(Secret::from_slice(opened.plaintext.expose())?);
-                    let keys = Self::derive(data, volume, &header.file_id)?;
-                    if mac::equal(keys.commitment(), &header.commitment) {
-                        return Ok(keys);
+                    // What is no key at all is no reason not to try the next one.
+                    if let Ok(data) = Secret::from_slice(opened.plaintext.expose()) {
+                        let keys = Self::derive(DataKey(data), volume, &header.file_id)?;
+                        if mac::equal(keys.commitment(), &header.commitment) {
+                            return Ok(keys);
+                        }
                     }
                     VolumeError::damaged("a wrapped key in the file's header is another file's")
                 }

@@ -507,9 +507,13 @@ fn a_volume_whose_key_is_lost_comes_under_another() {
 impl Bed {
     /// What somebody can make who may encrypt under a key: a wrapped key that opens, to what is not the file's.
     fn forged(&self, path: &Path, key_id: &str) -> WrappedKey {
+        self.wrapped(path, key_id, &[7; 32])
+    }
+
+    fn wrapped(&self, path: &Path, key_id: &str, plaintext: &[u8]) -> WrappedKey {
         let header = header::Header::parse(&std::fs::read(path).unwrap()[..4096]).unwrap();
         let volume = Descriptor::read(&*self.root()).unwrap().id;
-        let made = self.home.encrypt(key_id, &[7; 32], &file_context(&volume, &header.file_id)).unwrap();
+        let made = self.home.encrypt(key_id, plaintext, &file_context(&volume, &header.file_id)).unwrap();
         WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext }
     }
 }
@@ -640,6 +644,23 @@ fn a_recipients_key_is_rewrapped_where_the_own_does_not_work() {
     assert_eq!(list.files, [(new, 4), (second, 4)].into());
     let volume = bed.mount().unwrap();
     for n in 0..4 {
+        read(&volume, n).unwrap();
+    }
+    volume.close().unwrap();
+}
+
+/// Of whatever length: each is tried until one is the file's.
+#[test]
+fn a_wrapped_key_that_is_none_of_the_files_is_passed_over() {
+    let mut bed = Bed::new();
+    bed.create().unwrap();
+    for path in bed.paths() {
+        let truth = keys_at(&path);
+        let others = [&[][..], &[7; 5], &[7; 33]].map(|plaintext| bed.wrapped(&path, KEY, plaintext));
+        put_keys(&path, &[&others[..], &truth].concat());
+    }
+    let volume = bed.mount().unwrap();
+    for n in 0..2 {
         read(&volume, n).unwrap();
     }
     volume.close().unwrap();
