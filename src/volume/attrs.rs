@@ -76,7 +76,7 @@ impl Core {
             (Kind::Directory, _) if node.id == ROOT && stat.nlink > 2 => stat.nlink -= 1,
             _ => {}
         }
-        Ok(Attr { node: node.id, generation: node.generation, stat })
+        Ok(Attr { node: node.id, generation: node.generation(), stat })
     }
 
     /// stat; `handle` is an open file of the node, if the caller has one.
@@ -95,7 +95,7 @@ impl Core {
         self.at_link(&node, |directory, link| {
             let place = self.place(directory, &link.entry);
             let stat = directory.dir.stat_at(&link.entry).on_entry("asking for attributes")?;
-            if stat.ino != node.ino {
+            if stat.ino != self.nodes.ino_of(node.id) {
                 return Err(VolumeError::Stale);
             }
             self.attr(&node, stat, Some(place))

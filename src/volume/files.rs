@@ -118,7 +118,11 @@ impl Core {
             };
             let (file, writable) = opened.on_entry("opening a file")?;
             let stat = file.stat().attempt("asking for a file's attributes")?;
-            if stat.ino == node.ino { Ok((file, stat, writable)) } else { Err(VolumeError::Stale) }
+            if stat.ino == self.nodes.ino_of(node.id) {
+                Ok((file, stat, writable))
+            } else {
+                Err(VolumeError::Stale)
+            }
         })
     }
 

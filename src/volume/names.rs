@@ -34,6 +34,12 @@ pub fn base64url(bytes: &[u8]) -> Vec<u8> {
     URL_SAFE_NO_PAD.encode(bytes).into_bytes()
 }
 
+/// Puts what a text stands for into `room`, which has three bytes for each four characters begun, and answers how many bytes
+/// that are; None if it is not what [`base64url`] makes of them.
+pub(super) fn decode_base64url(text: &[u8], room: &mut [u8]) -> Option<usize> {
+    URL_SAFE_NO_PAD.decode_slice(text, room).ok()
+}
+
 fn unbase64url(text: &[u8]) -> Result<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| VolumeError::damaged("a name or target is not base64url"))
 }

@@ -4,12 +4,17 @@
 //! while the kernel still remembers its first bearer gets another generation. Nobody holds a file open whose
 //! number is given again: an open file keeps its inode.
 
-use std::collections::{HashMap, VecDeque};
+mod state;
+
+use std::borrow::Borrow;
+use std::collections::{HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use self::state::{Place, State};
 use super::disk::{Dir, Kind, Stat};
 use super::error::{Result, VolumeError};
 use super::file::File;
@@ -33,70 +38,67 @@ pub struct Link {
     pub entry: Vec<u8>,
 }
 
-/// One object.
+/// One object. A million of them are as much as its size: see the test of it below.
 pub struct Node {
     /// Its number.
     pub id: NodeId,
-    /// Number of the backing's inode.
-    pub ino: u64,
+    /// See [`Node::generation`].
+    generation: u32,
     /// Its kind.
     pub kind: Kind,
-    /// See [`super::Attr::generation`].
-    pub generation: u64,
-    /// The names of it that were seen.
-    links: Mutex<Vec<Link>>,
     /// Its last name is being removed: the number may be given again before that is known here.
     leaving: AtomicBool,
     /// Its last name is gone: the number may be given again.
     gone: AtomicBool,
     /// Held while the file is being opened or closed, so that it has one [`File`].
     pub opening: Mutex<()>,
-    /// The content, while it is open.
-    file: Mutex<Option<Arc<File>>>,
-    /// The directory, while it is held open.
-    directory: Mutex<Option<Arc<Directory>>>,
+    /// Names and counts change under the lock of the table too. Of no two nodes at once: one may be in itself, if somebody has
+    /// made the backing so.
+    state: Mutex<State>,
 }
 
 impl Node {
-    fn new(id: NodeId, stat: &Stat, generation: u64) -> Self {
+    fn new(id: NodeId, stat: &Stat, generation: u32) -> Self {
         Self {
             id,
-            ino: stat.ino,
-            kind: stat.kind,
             generation,
-            links: Mutex::default(),
+            kind: stat.kind,
             leaving: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             opening: Mutex::new(()),
-            file: Mutex::default(),
-            directory: Mutex::default(),
+            state: Mutex::default(),
         }
+    }
+
+    /// See [`super::Attr::generation`]. It tells one bearer of a number from the last one, so that it may begin anew after 2^32.
+    pub fn generation(&self) -> u64 {
+        self.generation.into()
     }
 
     /// Any name of it; None if all that were known are gone.
     pub fn link(&self) -> Option<Link> {
-        self.links.lock().first().cloned()
+        self.state.lock().places().next().map(Link::from)
     }
 
     /// All names of it that are known, the surest first.
     pub fn links(&self) -> Vec<Link> {
-        self.links.lock().clone()
+        self.state.lock().places().map(Link::from).collect()
     }
 
     /// True if this is one of its names: under the lock of the name's directory, where names are given and taken.
     pub fn is_at(&self, link: &Link) -> bool {
-        self.links.lock().contains(link) && !self.is_gone()
+        self.state.lock().has(&link.into()) && !self.is_gone()
     }
 
-    /// True if what is at `link` now, under its number, is another object.
-    fn is_another(&self, stat: &Stat, link: &Link) -> bool {
-        let left = self.leaving.load(Ordering::Acquire) && !self.links.lock().contains(link);
+    /// True if what is at `place` now, under its number, is another object.
+    fn is_another(&self, stat: &Stat, place: &Place) -> bool {
+        let left = self.leaving.load(Ordering::Acquire) && !self.state.lock().has(place);
         left || self.is_gone() || self.kind != stat.kind
     }
 
     fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
-        *self.directory.lock() = None;
+        self.let_go();
     }
 
     /// True if its last name is being removed, or gone: the number may be another's by now.
@@ -111,17 +113,30 @@ impl Node {
 
     /// The content, if it is open.
     pub fn file(&self) -> Option<Arc<File>> {
-        self.file.lock().clone()
+        self.state.lock().file().cloned()
     }
 
     /// Sets or takes away the open content.
     pub fn set_file(&self, file: Option<Arc<File>>) {
-        *self.file.lock() = file;
+        let before = self.state.lock().set_file(file);
+        drop(before);
     }
 
     /// The directory, if it is held open.
     pub fn directory(&self) -> Option<Arc<Directory>> {
-        self.directory.lock().clone()
+        self.state.lock().directory().cloned()
+    }
+
+    /// It is not held open any more.
+    fn let_go(&self) {
+        let before = self.state.lock().set_directory(None);
+        drop(before);
+    }
+
+    /// Nobody remembers it, nothing known is in it, and it is not open.
+    fn is_unused(&self) -> bool {
+        let state = self.state.lock();
+        state.lookups == 0 && state.children() == 0 && state.file().is_none()
     }
 }
 
@@ -130,34 +145,53 @@ pub struct Nodes {
     /// Device and inode number of the root.
     dev: u64,
     root_ino: u64,
-    generations: AtomicU64,
+    generations: AtomicU32,
     changes: AtomicU64,
-    table: Mutex<HashMap<NodeId, Known>>,
+    table: Mutex<Table>,
     /// Nodes whose directory is held open, oldest first; the root is not among them.
     held: Mutex<VecDeque<Arc<Node>>>,
     max_held: usize,
 }
 
-struct Known {
-    node: Arc<Node>,
-    /// Lookups that were not forgotten.
-    lookups: u64,
-    /// Names of known nodes in this directory.
-    children: u64,
+/// By number. A node's counts stand in it: a slot is as small as can be, since half of them are empty after the table has grown.
+type Table = HashSet<ById>;
+
+struct ById(Arc<Node>);
+
+impl Borrow<NodeId> for ById {
+    fn borrow(&self) -> &NodeId {
+        &self.0.id
+    }
 }
+
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
 
 impl Nodes {
     /// Knows the root only.
     pub fn new(root: Directory, stat: &Stat, max_held: usize) -> Self {
         let node = Node::new(ROOT, stat, 0);
-        *node.directory.lock() = Some(Arc::new(root));
-        let known = Known { node: Arc::new(node), lookups: 1, children: 0 };
+        let mut state = node.state.lock();
+        state.lookups = 1;
+        state.set_directory(Some(Arc::new(root)));
+        drop(state);
         Self {
             dev: stat.dev,
             root_ino: stat.ino,
-            generations: AtomicU64::new(1),
+            generations: AtomicU32::new(1),
             changes: AtomicU64::new(0),
-            table: Mutex::new([(ROOT, known)].into()),
+            table: Mutex::new([ById(Arc::new(node))].into()),
             held: Mutex::default(),
             max_held: max_held.max(1),
         }
@@ -172,6 +206,11 @@ impl Nodes {
         }
     }
 
+    /// Number of a node's backing inode: what has changed places does so again.
+    pub fn ino_of(&self, id: NodeId) -> u64 {
+        self.id_of(id)
+    }
+
     /// How many are known.
     pub fn len(&self) -> usize {
         self.table.lock().len()
@@ -179,111 +218,123 @@ impl Nodes {
 
     /// A known node.
     pub fn get(&self, id: NodeId) -> Result<Arc<Node>> {
-        self.table.lock().get(&id).map(|k| k.node.clone()).ok_or(VolumeError::Stale)
+        known(&self.table.lock(), id).cloned().ok_or(VolumeError::Stale)
     }
 
     /// The open content of all nodes.
     pub fn open_files(&self) -> Vec<Arc<File>> {
-        self.table.lock().values().filter_map(|k| k.node.file()).collect()
+        self.table.lock().iter().filter_map(|known| known.0.file()).collect()
     }
 
     /// Counts a lookup of the object at `link`. Under the lock of the name's directory.
     pub fn remember(&self, stat: &Stat, link: &Link) -> Result<Arc<Node>> {
-        self.remember_in(&mut self.table.lock(), stat, link)
+        self.remember_in(&mut self.table.lock(), stat, link.into())
     }
 
     /// The same without that lock, of what was seen there after [`Self::changes`] was `before`. None if a name has gone since
     /// then: it may be this one, and would stay with the node.
     pub fn remember_since(&self, before: u64, stat: &Stat, link: &Link) -> Result<Option<Arc<Node>>> {
+        let place = link.into();
         let mut table = self.table.lock();
         // Names are taken from nodes under the lock of the table: one that goes from here on finds the node.
         if self.changes() != before {
             return Ok(None);
         }
-        self.remember_in(&mut table, stat, link).map(Some)
+        self.remember_in(&mut table, stat, place).map(Some)
     }
 
-    fn remember_in(&self, table: &mut HashMap<NodeId, Known>, stat: &Stat, link: &Link) -> Result<Arc<Node>> {
+    fn remember_in(&self, table: &mut Table, stat: &Stat, place: Place) -> Result<Arc<Node>> {
         if stat.dev != self.dev {
             return Err(VolumeError::Unsupported("another filesystem mounted inside a volume"));
         }
         let id = self.id_of(stat.ino);
-        let known = table.entry(id).or_insert_with(|| {
-            let generation = self.generations.load(Ordering::Relaxed);
-            Known { node: Arc::new(Node::new(id, stat, generation)), lookups: 0, children: 0 }
-        });
-        if known.node.is_another(stat, link) {
-            // The backing has given the number again; the lookups of the first bearer are still to be forgotten.
-            let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-            known.node = Arc::new(Node::new(id, stat, generation));
-        }
-        known.lookups += 1;
-        let node = known.node.clone();
-        Self::add_link(table, &node, link);
+        let node = match known(table, id) {
+            Some(node) if !node.is_another(stat, &place) => node.clone(),
+            None => {
+                let node = Arc::new(Node::new(id, stat, self.generations.load(Ordering::Relaxed)));
+                table.insert(ById(node.clone()));
+                node
+            }
+            Some(first) => {
+                // The backing has given the number again; the lookups of the first bearer are still to be forgotten.
+                let (lookups, children) = {
+                    let first = first.state.lock();
+                    (first.lookups, first.children())
+                };
+                let generation = self.generations.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+                let node = Arc::new(Node::new(id, stat, generation));
+                let mut state = node.state.lock();
+                state.lookups = lookups;
+                state.set_children(children);
+                drop(state);
+                table.replace(ById(node.clone()));
+                node
+            }
+        };
+        node.state.lock().lookups += 1;
+        Self::add_place(table, &node, place);
         Ok(node)
     }
 
-    fn add_link(table: &mut HashMap<NodeId, Known>, node: &Node, link: &Link) {
-        let mut links = node.links.lock();
-        if !links.contains(link) {
-            // Nearly all have one name, and a vector grows to four.
-            links.reserve_exact(1);
-            links.push(link.clone());
-            if let Some(parent) = table.get_mut(&link.parent) {
-                parent.children += 1;
-            }
+    fn add_place(table: &Table, node: &Node, place: Place) {
+        let parent = place.parent;
+        if node.state.lock().add(place)
+            && let Some(parent) = known(table, parent)
+        {
+            let mut parent = parent.state.lock();
+            let children = parent.children() + 1;
+            parent.set_children(children);
         }
     }
 
-    fn remove_link(table: &mut HashMap<NodeId, Known>, node: &Node, link: &Link) {
-        let mut links = node.links.lock();
-        if let Some(at) = links.iter().position(|l| l == link) {
-            links.remove(at);
-            drop(links);
-            Self::lose_child(table, link.parent);
+    fn remove_place(table: &mut Table, node: &Node, place: &Place) {
+        if node.state.lock().remove(place) {
+            Self::lose_child(table, place.parent);
+            Self::drop_if_unused(table, place.parent);
         }
     }
 
-    fn lose_child(table: &mut HashMap<NodeId, Known>, parent: NodeId) {
-        if let Some(known) = table.get_mut(&parent) {
-            known.children = known.children.saturating_sub(1);
-            Self::drop_if_unused(table, parent);
+    fn lose_child(table: &Table, parent: NodeId) {
+        if let Some(parent) = known(table, parent) {
+            let mut parent = parent.state.lock();
+            let children = parent.children().saturating_sub(1);
+            parent.set_children(children);
         }
     }
 
     /// A node goes when nobody remembers it, nothing known is in it, and it is not open.
-    fn drop_if_unused(table: &mut HashMap<NodeId, Known>, id: NodeId) {
+    fn drop_if_unused(table: &mut Table, id: NodeId) {
         let mut id = id;
         // Upwards: the last known name in a directory may have kept that.
         while id != ROOT {
-            let unused = |k: &Known| k.lookups == 0 && k.children == 0 && k.node.file().is_none();
-            if !table.get(&id).is_some_and(unused) {
+            if !known(table, id).is_some_and(|node| node.is_unused()) {
                 return;
             }
-            let Some(known) = table.remove(&id) else { return };
-            let links = std::mem::take(&mut *known.node.links.lock());
+            let Some(ById(node)) = table.take(&id) else { return };
+            let places = node.state.lock().take_places();
             // All but one parent are few: hard links of one file in several directories.
-            for link in links.iter().skip(1) {
-                Self::lose_child(table, link.parent);
+            for place in places.iter().skip(1) {
+                Self::lose_child(table, place.parent);
+                Self::drop_if_unused(table, place.parent);
             }
-            let Some(first) = links.first() else { return };
-            if let Some(parent) = table.get_mut(&first.parent) {
-                parent.children = parent.children.saturating_sub(1);
-            }
+            let Some(first) = places.first() else { return };
+            Self::lose_child(table, first.parent);
             id = first.parent;
         }
     }
 
     /// Counts one more lookup of a known node, that is to be taken back; false if it is not known.
     pub fn keep(&self, id: NodeId) -> bool {
-        self.table.lock().get_mut(&id).map(|known| known.lookups += 1).is_some()
+        known(&self.table.lock(), id).map(|node| node.state.lock().lookups += 1).is_some()
     }
 
     /// Takes back lookups.
     pub fn forget(&self, id: NodeId, count: u64) {
         let mut table = self.table.lock();
-        if let Some(known) = table.get_mut(&id) {
-            known.lookups = known.lookups.saturating_sub(count);
+        if let Some(node) = known(&table, id) {
+            let mut state = node.state.lock();
+            state.lookups = state.lookups.saturating_sub(count);
+            drop(state);
             Self::drop_if_unused(&mut table, id);
         }
     }
@@ -316,16 +367,17 @@ impl Nodes {
     }
 
     fn unlinked(&self, node: &Arc<Node>, link: &Link, last: bool) {
+        let place = link.into();
         let mut table = self.table.lock();
         self.changes.fetch_add(1, Ordering::Release);
         if last {
             node.set_gone();
         }
-        Self::remove_link(&mut table, node, link);
+        Self::remove_place(&mut table, node, &place);
         // Who has the number now, and was taken for the other by a late look at the name.
-        let now = table.get(&node.id).map(|known| known.node.clone());
-        if let Some(now) = now.filter(|now| !Arc::ptr_eq(now, node)) {
-            Self::remove_link(&mut table, &now, link);
+        let now = known(&table, node.id).filter(|now| !Arc::ptr_eq(now, node)).cloned();
+        if let Some(now) = now {
+            Self::remove_place(&mut table, &now, &place);
         }
     }
 
@@ -336,26 +388,33 @@ impl Nodes {
 
     /// An object has another name in the place of one.
     pub fn moved(&self, ino: u64, from: &Link, to: &Link) {
+        let (from, to) = (from.into(), Place::from(to));
         let mut table = self.table.lock();
         self.changes.fetch_add(1, Ordering::Release);
-        let Some(node) = table.get(&self.id_of(ino)).map(|k| k.node.clone()) else { return };
-        Self::add_link(&mut table, &node, to);
+        let Some(node) = known(&table, self.id_of(ino)).cloned() else { return };
+        Self::add_place(&table, &node, to.clone());
         // A lookup may have brought others, and not looked again yet.
-        let mut links = node.links.lock();
-        links.sort_by_key(|link| link != to);
-        drop(links);
-        Self::remove_link(&mut table, &node, from);
+        node.state.lock().prefer(&to);
+        Self::remove_place(&mut table, &node, &from);
     }
 
     /// Keeps a node's directory open, and lets the one go that was opened first if there are too many.
     pub fn hold(&self, node: &Arc<Node>, directory: Arc<Directory>) {
-        *node.directory.lock() = Some(directory);
+        let before = node.state.lock().set_directory(Some(directory));
+        drop(before);
         let mut held = self.held.lock();
         held.push_back(node.clone());
         if held.len() > self.max_held
             && let Some(oldest) = held.pop_front()
         {
-            *oldest.directory.lock() = None;
+            oldest.let_go();
         }
     }
 }
+
+fn known(table: &Table, id: NodeId) -> Option<&Arc<Node>> {
+    table.get(&id).map(|known| &known.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,7 @@ impl Core {
         let opened = self.at_link(&node, |parent, link| {
             let dir = parent.dir.open_dir(&link.entry).on_entry("opening a directory")?;
             let found = dir.stat().attempt("asking for a directory's attributes")?;
-            if found.ino != node.ino {
+            if found.ino != self.nodes.ino_of(node.id) {
                 return Err(VolumeError::Stale);
             }
             open_directory(dir)

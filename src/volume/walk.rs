@@ -315,7 +315,7 @@ impl Core {
         let open = node.file();
         let backing = match open.as_ref().filter(|file| file.is_writable()) {
             Some(file) => file.content.file(),
-            None => match self.of_inode(directory, link, node.ino) {
+            None => match self.of_inode(directory, link, self.nodes.ino_of(node.id)) {
                 // Another file has the name by now.
                 Err(VolumeError::Stale) => return Ok(false),
                 opened => opened?,

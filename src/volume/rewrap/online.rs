@@ -117,7 +117,7 @@ impl Core {
             Some(file) => Some(file.content.header()),
             None => {
                 let file = directory.dir.open_file(&link.entry, false).on_entry(what)?;
-                if file.stat().attempt(what)?.ino != node.ino {
+                if file.stat().attempt(what)?.ino != self.nodes.ino_of(node.id) {
                     return Err(VolumeError::Stale);
                 }
                 read_header(&*file)?.1

@@ -137,7 +137,7 @@ impl Core {
         // Not for ever: one who opens it may wait for the gate, if a crash excuses the file.
         let _opening = node.opening.try_lock_for(PATIENCE).ok_or(VolumeError::NotStill)?;
         let Some(file) = node.file() else {
-            let id = lose_keys(&*self.of_inode(directory, link, node.ino)?)?;
+            let id = lose_keys(&*self.of_inode(directory, link, self.nodes.ino_of(node.id))?)?;
             if let Some(id) = &id {
                 self.leases.end(id);
             }
@@ -147,7 +147,7 @@ impl Core {
         let was_open = !file.content.is_shredded();
         let backing = match file.is_writable() {
             true => file.content.file(),
-            false => self.of_inode(directory, link, node.ino)?,
+            false => self.of_inode(directory, link, self.nodes.ino_of(node.id))?,
         };
         let had_keys = file.content.shred(&*backing);
         self.leases.end(&file.id);
