@@ -152,7 +152,14 @@ pub struct Mounted {
     session: Option<BackgroundSession>,
     /// One unmounting at a time.
     unmounting: Mutex<()>,
+    /// See [`BUFFER`].
+    _room: Vec<u8>,
 }
+
+/// Bytes of a buffer for requests, of which fuser makes one for the first request and then one for each thread. It wants zeros: fresh
+/// memory is that without being touched, but where the first buffer was, the allocator would write them, and all of it be resident.
+/// So that place is taken, and left untouched, while the threads run.
+const BUFFER: usize = (16 << 20) + 4096;
 
 /// Mounts `volume` on the directory `point`; returns when the mount answers. The volume stays the caller's:
 /// [`Volume::close`] it after [`Mounted::join`].
@@ -184,6 +191,7 @@ fn serve(
     config.clone_fd = point::can_clone();
     // The kernel already keeps strangers out; its own requests come as root.
     let session = Session::from_fd(filesystem, device, SessionACL::All, config).map_err(silent)?;
+    let room = Vec::with_capacity(BUFFER);
     let notifier = session.notifier();
     // It is empty until here.
     let _ = its_notifier.set(notifier.clone());
@@ -195,6 +203,7 @@ fn serve(
         kernel: Kernel { point: point.to_owned(), device, notifier },
         session: Some(session),
         unmounting: Mutex::new(()),
+        _room: room,
     })
 }
 

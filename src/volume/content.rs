@@ -149,6 +149,13 @@ impl Content {
         *self.file.write() = file;
     }
 
+    /// Nobody has it open any more: see [`FileKeys::rest`].
+    pub fn rest(&self) {
+        if let Some(keys) = &*self.keys.read() {
+            keys.rest();
+        }
+    }
+
     /// Its keys, to be asked for before anything changes.
     fn keys(&self) -> Result<Arc<FileKeys>> {
         self.keys.read().clone().ok_or(VolumeError::Shredded)

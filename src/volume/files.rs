@@ -395,6 +395,7 @@ impl Core {
             file.content.finalise()?;
         }
         if users.handles == 0 {
+            file.content.rest();
             node.set_file(None);
             drop(opening);
             self.nodes.closed(node.id);

@@ -160,6 +160,12 @@ impl FileKeys {
         &self.commitment
     }
 
+    /// Forgets the content keys, which are many times as large as the rest: for a file that nobody has open, whose lease is still
+    /// live. They are derived again when they are needed.
+    pub fn rest(&self) {
+        *self.content.write() = Vec::new();
+    }
+
     /// The content key of a generation.
     pub fn content(&self, generation: u16) -> Result<Arc<AeadKey>> {
         let find =

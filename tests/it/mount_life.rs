@@ -232,6 +232,19 @@ fn the_daemon_leaves_no_core_and_no_keys_to_others() {
     bed.detach();
 }
 
+/// Each thread has room for a request of 16 MiB, and none comes that is so large: it must not be resident as a whole.
+#[test]
+fn a_mount_that_has_done_little_takes_little_memory() {
+    let bed = Bed::new();
+    let daemon = bed.mount_in_foreground();
+    fs::write(bed.plain("file"), "content").unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let anonymous = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    let kib: u64 = anonymous.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 26 << 10, "{anonymous}");
+    bed.unmount();
+}
+
 #[test]
 fn a_full_disk_is_one_clear_error_and_loses_nothing() {
     let bed = Bed::without_volume();
