@@ -51,6 +51,21 @@ fn the_root_and_inode_1_change_places() {
     assert_eq!((nodes.id_of(ROOT_INO), nodes.id_of(1), nodes.id_of(2)), (ROOT, ROOT_INO, 2));
 }
 
+/// Whoever can write to the backing may have made it so, on a filesystem that lets him.
+#[test]
+fn a_directory_in_itself_holds_nothing_up() {
+    let temp = tempfile::tempdir().unwrap();
+    let nodes = Nodes::new(directory(&temp), &stat(ROOT_INO, Kind::Directory, 2), 1);
+    let link = |parent, name: u8| Link { parent, entry: base64url(&[name; 20]) };
+    let node = nodes.remember(&stat(7, Kind::Directory, 2), &link(ROOT, b'a')).unwrap();
+    nodes.remember(&stat(7, Kind::Directory, 2), &link(7, b'b')).unwrap();
+    nodes.moved(7, &link(ROOT, b'a'), &link(7, b'a'));
+    assert_eq!(node.links(), [link(7, b'a'), link(7, b'b')]);
+    nodes.forget(7, 2);
+    nodes.unlink(&stat(7, Kind::Directory, 2), &link(7, b'b'), true, || Ok(())).unwrap();
+    assert!(node.is_gone());
+}
+
 #[test]
 fn as_many_directories_are_held_as_may_be() {
     let temp = tempfile::tempdir().unwrap();
