@@ -71,18 +71,10 @@ pub struct Prior {
     entry: Option<Box<Entry>>,
     /// It was asked for.
     passed: bool,
-    /// Places in this pass's tables, by those in the earlier one's, as far as they were asked for.
-    packs: Vec<Option<Translated>>,
+    /// Places in this pass's tables, by those in the earlier one's, as far as they were asked for: inside, None if the pack is not to
+    /// be had.
+    packs: Vec<Option<Option<u32>>>,
     keys: Vec<Option<u32>>,
-}
-
-/// What became of a pack.
-#[derive(Clone, Copy)]
-enum Translated {
-    Unusable,
-    Usable,
-    /// Taken over, at this place.
-    At(u32),
 }
 
 impl Prior {
@@ -120,22 +112,23 @@ impl Prior {
     /// Makes the places in `stored` those of `tables`. None if what was stored is not to be had any more; true if they are what
     /// they were.
     fn translate(&mut self, stored: &mut Stored, tables: &mut Tables) -> Result<Option<bool>> {
-        for extent in &stored.extents {
+        let mut same = true;
+        for extent in &mut stored.extents {
             let place = extent.pack as usize;
             let (Some(pack), Some(known)) = (self.tables.packs().get(place), self.packs.get_mut(place))
             else {
                 return Ok(None);
             };
-            let known = match known {
-                Some(known) => known,
-                None if (self.usable)(&pack.id, pack.pages)? => known.insert(Translated::Usable),
-                None => known.insert(Translated::Unusable),
+            let ours = match *known {
+                Some(ours) => ours,
+                None => {
+                    let usable = (self.usable)(&pack.id, pack.pages)?;
+                    *known.insert(usable.then(|| tables.pack(pack.id, pack.pages)))
+                }
             };
-            if matches!(known, Translated::Unusable) {
-                return Ok(None);
-            }
+            let Some(ours) = ours else { return Ok(None) };
+            same &= std::mem::replace(&mut extent.pack, ours) == ours;
         }
-        let mut same = true;
         if let Some(key) = &mut stored.key {
             let place = *key as usize;
             let (Some(used), Some(known)) = (self.tables.keys().get(place), self.keys.get_mut(place)) else {
@@ -143,19 +136,6 @@ impl Prior {
             };
             let ours = *known.get_or_insert_with(|| tables.key(&used.key_arns));
             same &= std::mem::replace(key, ours) == ours;
-        }
-        for extent in &mut stored.extents {
-            let place = extent.pack as usize;
-            let ours = match self.packs[place] {
-                Some(Translated::At(ours)) => ours,
-                _ => {
-                    let pack = &self.tables.packs()[place];
-                    let ours = tables.pack(pack.id, pack.pages);
-                    self.packs[place] = Some(Translated::At(ours));
-                    ours
-                }
-            };
-            same &= std::mem::replace(&mut extent.pack, ours) == ours;
         }
         Ok(Some(same))
     }
@@ -168,6 +148,16 @@ pub enum Mode {
     Live,
     /// It stands still: what is gone is an error.
     Held,
+}
+
+impl Mode {
+    /// What is gone is None where the tree may change.
+    pub fn there<T>(self, result: io::Result<T>, what: &'static str) -> Result<Option<T>> {
+        match result {
+            Err(e) if self == Self::Live && is_gone(&e) => Ok(None),
+            result => result.on(what, "the volume").map(Some),
+        }
+    }
 }
 
 /// One pass.
@@ -259,14 +249,6 @@ impl<W: Write> Pass<'_, '_, W> {
         Ok(true)
     }
 
-    /// What is gone is None where the tree may change.
-    fn there<T>(&self, result: io::Result<T>, what: &'static str) -> Result<Option<T>> {
-        match result {
-            Err(e) if self.mode == Mode::Live && is_gone(&e) => Ok(None),
-            result => result.on(what, "the volume").map(Some),
-        }
-    }
-
     /// Puts out the entry of the last name of the path, `in_dir`, or of `dir` itself. False if it is gone, or left for the next
     /// pass.
     fn entry(&mut self, dir: &Arc<dyn Dir>, in_dir: bool, stat: &Stat, settled: bool) -> Result<bool> {
@@ -290,14 +272,15 @@ impl<W: Write> Pass<'_, '_, W> {
         }
         let mut target = Vec::new();
         if stat.kind == Kind::Symlink {
-            let Some(text) = self.there(dir.readlink(&own_name), "reading a link of")? else {
+            let Some(text) = self.mode.there(dir.readlink(&own_name), "reading a link of")? else {
                 return Ok(false);
             };
             target = text;
         }
         let mut xattrs = Vec::new();
         if matches!(stat.kind, Kind::File | Kind::Directory) {
-            let Some(found) = self.there(xattrs_of(&**dir, name), "reading the attributes of an entry of")?
+            let Some(found) =
+                self.mode.there(xattrs_of(&**dir, name), "reading the attributes of an entry of")?
             else {
                 return Ok(false);
             };
@@ -340,7 +323,7 @@ impl<W: Write> Pass<'_, '_, W> {
             debug_assert!(then.size == stat.size);
             return Ok(Some(stored.clone()));
         }
-        let Some(file) = self.there(dir.open_file(name, false), "opening a file of")? else {
+        let Some(file) = self.mode.there(dir.open_file(name, false), "opening a file of")? else {
             return Ok(None);
         };
         let stored = self.packer.store(&*file, stat.size, &mut self.output.tables)?;
@@ -352,7 +335,7 @@ impl<W: Write> Pass<'_, '_, W> {
 }
 
 /// True if an entry was taken away, or replaced, after it was listed.
-pub fn is_gone(error: &io::Error) -> bool {
+fn is_gone(error: &io::Error) -> bool {
     // Replaced by something of another kind: open says so in its own way.
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EINVAL | libc::ENXIO | libc::ESTALE))

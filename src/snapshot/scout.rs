@@ -3,7 +3,6 @@
 //! does himself what he comes to before one of the crew has begun it.
 
 use std::collections::VecDeque;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -12,8 +11,8 @@ use std::vec;
 use parking_lot::{Condvar, Mutex};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use super::capture::{Clock, Mode, is_gone, is_past};
-use super::error::{On, Result, SnapshotError};
+use super::capture::{Clock, Mode, is_past};
+use super::error::{Result, SnapshotError};
 use super::manifest::MAX_DEPTH;
 use crate::volume::descriptor::{DESCRIPTOR, LINKS_DIR, PRIVATE_DIR};
 use crate::volume::disk::{Dir, Kind, RawEntry, Stat};
@@ -106,14 +105,18 @@ impl<'a> Scout<'a> {
 
     /// Opens a directory, and lists it unless it is too large. None if it is gone.
     fn enter(self, parent: &dyn Dir, name: &[u8], place: Place) -> Result<Option<Opened>> {
-        let Some(dir) = self.there(parent.open_dir(name), "opening a directory of")? else { return Ok(None) };
+        let Some(dir) = self.mode.there(parent.open_dir(name), "opening a directory of")? else {
+            return Ok(None);
+        };
         let Some(listed) = self.list(&*dir, place, NAMES)? else { return Ok(None) };
         Ok(Some(Opened { dir, listed }))
     }
 
     /// Lists a directory, and looks at its first entries. None inside if there are more than `most`; None if it is gone.
     fn list(self, dir: &dyn Dir, place: Place, most: usize) -> Result<Option<Option<Listed>>> {
-        let Some(mut names) = self.there(dir.entries(), "listing a directory of")? else { return Ok(None) };
+        let Some(mut names) = self.mode.there(dir.entries(), "listing a directory of")? else {
+            return Ok(None);
+        };
         if names.len() > most {
             return Ok(Some(None));
         }
@@ -133,18 +136,10 @@ impl<'a> Scout<'a> {
         // Before the stats: a change behind one of them is then later than this.
         let now = self.clock.now();
         for (_, at) in order {
-            let stat = self.there(dir.stat_at(&names[at].name), "looking at an entry of")?;
+            let stat = self.mode.there(dir.stat_at(&names[at].name), "looking at an entry of")?;
             stats[at] = stat.map(|stat| (stat, is_past(stat.ctime, now)));
         }
         Ok(Batch { names, stats })
-    }
-
-    /// What is gone is None where the tree may change.
-    fn there<T>(self, result: io::Result<T>, what: &'static str) -> Result<Option<T>> {
-        match result {
-            Err(e) if self.mode == Mode::Live && is_gone(&e) => Ok(None),
-            result => result.on(what, "the volume").map(Some),
-        }
     }
 }
 

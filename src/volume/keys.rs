@@ -128,21 +128,23 @@ impl FileKeys {
         let mut refusal = None;
         for wrapped in header.keys.iter().filter(|wrapped| opens.takes(wrapped)) {
             let refused = match service.decrypt(Some(&wrapped.key_arn), &wrapped.ciphertext, &context) {
-                Ok(opened) => {
-                    // What is no key at all is no reason not to try the next one.
-                    if let Ok(data) = Secret::from_slice(opened.plaintext.expose()) {
-                        let keys = Self::derive(DataKey(data), volume, &header.file_id)?;
-                        if mac::equal(keys.commitment(), &header.commitment) {
-                            return Ok(keys);
-                        }
-                    }
-                    VolumeError::damaged("a wrapped key in the file's header is another file's")
-                }
+                Ok(opened) => match Self::confirmed(opened.plaintext.expose(), volume, header)? {
+                    Some(keys) => return Ok(keys),
+                    None => VolumeError::damaged("a wrapped key in the file's header is another file's"),
+                },
                 Err(error) => VolumeError::Key(error),
             };
             refusal = refusal.or(Some(refused));
         }
         Err(refusal.unwrap_or_else(|| opens.nothing("the file")))
+    }
+
+    /// The keys of the file with this header, if what a wrapped key opened to is its data key: as long as one, and the one that the
+    /// commitment is to.
+    pub fn confirmed(opened: &[u8], volume: &VolumeKeys, header: &Header) -> Result<Option<Self>> {
+        let Ok(data) = Secret::from_slice(opened) else { return Ok(None) };
+        let keys = Self::derive(DataKey(data), volume, &header.file_id)?;
+        Ok(mac::equal(keys.commitment(), &header.commitment).then_some(keys))
     }
 
     /// The data key itself, to be wrapped for somebody else.

@@ -88,6 +88,8 @@ pub enum Opens {
     },
     /// Those of this recipient alone.
     Only(String),
+    /// All: what is done with a snapshot.
+    Any,
 }
 
 impl Opens {
@@ -107,6 +109,7 @@ impl Opens {
                 region_of(&key.key_arn) == region && !never.contains(&key.key_arn)
             }
             Self::Only(name) => key.key_arn == *name,
+            Self::Any => true,
         }
     }
 
@@ -120,6 +123,7 @@ impl Opens {
             Self::Only(name) => {
                 format!("{whose} is not wrapped for {name}; `kmsfs edk list` shows for whom it is")
             }
+            Self::Any => format!("{whose} is wrapped for nobody"),
         };
         VolumeError::Key(KmsError::new(crate::kms::KmsErrorKind::InvalidCiphertext, message))
     }

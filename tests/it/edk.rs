@@ -94,6 +94,15 @@ impl Bed {
         Volume::open(self.root(), self.home.clone(), self.home.clone(), options)
     }
 
+    /// So many files open in a mount, and hold what they held.
+    fn all_open(&self, files: u32) {
+        let volume = self.mount().unwrap();
+        for n in 0..files {
+            read(&volume, n).unwrap();
+        }
+        volume.close().unwrap();
+    }
+
     fn create(&mut self) -> Result<(), VolumeError> {
         let volume = self.mount()?;
         for _ in 0..2 {
@@ -425,11 +434,7 @@ fn a_file_keeps_what_opens_it_before_a_name_that_does_not() {
     let change = Change::Remove(bed.recipient(0).name);
     let report = edk::change(&bed.root(), &here, &bed.regions(), &change, &OPTIONS, &|| ()).unwrap();
     assert_eq!((report.changed, report.failed.count), (1, 1), "{report:?}");
-    let volume = bed.mount().unwrap();
-    for n in 0..2 {
-        read(&volume, n).unwrap();
-    }
-    volume.close().unwrap();
+    bed.all_open(2);
 }
 
 #[test]
@@ -608,11 +613,7 @@ fn rewrapping_drops_no_volume_key_for_one_that_did_not_open_to_the_volumes() {
     );
     bed.home.set_state(KEY, KeyState::PendingDeletion);
     bed.create().unwrap();
-    let volume = bed.mount().unwrap();
-    for n in 0..4 {
-        read(&volume, n).unwrap();
-    }
-    volume.close().unwrap();
+    bed.all_open(4);
     // Nothing else is there: it stays.
     std::fs::write(
         bed.dir.path().join("kmsfs.json"),
@@ -642,11 +643,7 @@ fn a_recipients_key_is_rewrapped_where_the_own_does_not_work() {
     let (new, second) = (bed.home.arn("alias/new"), bed.recipient(0).name);
     assert_eq!(list.volume_keys, [new.clone(), second.clone()]);
     assert_eq!(list.files, [(new, 4), (second, 4)].into());
-    let volume = bed.mount().unwrap();
-    for n in 0..4 {
-        read(&volume, n).unwrap();
-    }
-    volume.close().unwrap();
+    bed.all_open(4);
 }
 
 /// Of whatever length: each is tried until one is the file's.
@@ -659,9 +656,5 @@ fn a_wrapped_key_that_is_none_of_the_files_is_passed_over() {
         let others = [&[][..], &[7; 5], &[7; 33]].map(|plaintext| bed.wrapped(&path, KEY, plaintext));
         put_keys(&path, &[&others[..], &truth].concat());
     }
-    let volume = bed.mount().unwrap();
-    for n in 0..2 {
-        read(&volume, n).unwrap();
-    }
-    volume.close().unwrap();
+    bed.all_open(2);
 }

@@ -206,9 +206,7 @@ impl Unit<'_> {
         for file in &mut files {
             let derived = match opened.next() {
                 Some(opened) => {
-                    let data = DataKey(Secret::from_slice(opened.plaintext.expose())?);
-                    let keys = FileKeys::derive(data, self.source.keys, &file.header.file_id)?;
-                    equal(keys.commitment(), &file.header.commitment).then_some(keys)
+                    FileKeys::confirmed(opened.plaintext.expose(), self.source.keys, &file.header)?
                 }
                 None => None,
             };

@@ -149,20 +149,21 @@ fn an_administrator_is_never_without_its_access_key() {
         lists_keys_with(&file, running.address);
         ends_well(running);
     }
+    let left = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("home/administrator.credentials");
+        std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("home")).unwrap();
+        std::fs::write(&file, text).unwrap();
+        (dir, file)
+    };
     // Where the key was on disk, and the administrator not there yet.
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("home/administrator.credentials");
-    std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("home")).unwrap();
     let cut = "[kmsfs]\naws_access_key_id = AKIAIOSFODNN7EXAMPLE\naws_secret_access_key = never\n";
-    std::fs::write(&file, cut).unwrap();
+    let (dir, file) = left(cut);
     let running = start(&mut command(&dir, &["--listen", "127.0.0.1:0"]));
     lists_keys_with(&file, running.address);
     ends_well(running);
     // One that more was written to is somebody's.
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("home/administrator.credentials");
-    std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("home")).unwrap();
-    std::fs::write(&file, format!("{cut}region = eu-west-1\n")).unwrap();
+    let (dir, _) = left(&format!("{cut}region = eu-west-1\n"));
     let out = command(&dir, &["--listen", "127.0.0.1:0"]).output().unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
 }
