@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use kmsfs::kms::KeyService;
 use kmsfs::snapshot::SnapshotError;
 use kmsfs::snapshot::copy::{self, From, Options, Report, Way};
 use kmsfs::snapshot::dir::SnapshotDir;
 use kmsfs::snapshot::verify;
+use kmsfs::volume::descriptor::Descriptor;
 use kmsfs::volume::disk::{Dir, Kind};
+use kmsfs::volume::header::{Header, Page, WrappedKey, with_keys};
 use kmsfs::volume::host::HostDir;
+use kmsfs::volume::keys::file_context;
 use kmsfs::volume::{NodeId, ROOT, Volume, VolumeError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::fake::FakeKms;
+use super::super::fake::{FakeKms, KEY};
 use super::bed::*;
 use super::model::{change, op};
 
@@ -200,4 +204,29 @@ fn a_copy_goes_on_behind_what_stands() {
     assert_eq!(report.stood, parts - 1);
     assert_eq!(show(&bed, &kms, "c"), due);
     assert!(copy::abandon(&bed.depot, "d").is_ok_and(|there| !there));
+}
+
+/// Whoever may encrypt under a key and can write to the volume's directory can put wrapped keys before a file's own.
+#[test]
+fn a_wrapped_key_that_is_none_of_the_files_is_passed_over_in_a_copy() {
+    let bed = filled();
+    let volume_id = Descriptor::read(&*bed.root()).unwrap().id;
+    let files = std::fs::read_dir(bed.path("vault")).unwrap().map(|entry| entry.unwrap().path());
+    for path in files.filter(|path| path.is_file() && path.extension().is_none()) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let page: &Page = bytes[..4096].try_into().unwrap();
+        let Header { file_id, keys, .. } = Header::parse(page).unwrap();
+        let others = [&[7; 5][..], &[7; 32]].map(|plaintext| {
+            let made = bed.kms.encrypt(KEY, plaintext, &file_context(&volume_id, &file_id)).unwrap();
+            WrappedKey { key_arn: made.key_arn, ciphertext: made.ciphertext }
+        });
+        let page = with_keys(page, &[&others[..], &keys].concat()).unwrap();
+        bytes[..4096].copy_from_slice(&page[..]);
+        std::fs::write(&path, bytes).unwrap();
+    }
+    bed.create("s");
+    let kms = there();
+    copy_to(&bed, "s", &kms, "c", Way::EncryptAgain, 100).unwrap();
+    let copied = show(&bed, &kms, "c");
+    assert_eq!((copied.len(), copied), (6, show(&bed, &bed.kms, "s")));
 }
